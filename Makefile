@@ -132,10 +132,10 @@ containers: ## Run the shipped docker-compose.yml: curl to image, scale, stop, k
 	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/containers --folder $(BUILT)/../containers --seconds $(or $(SECONDS),10) $(and $(BUILD),--build) $(and $(WHERE_POSSIBLE),--where-possible)
 
-flood: ## Measure a worker's memory with thousands of calls in flight and all their images at once (CALLS=2000)
+flood: ## Measure a worker's memory with thousands of calls in flight and all their images at once (CALLS=2000 MEMORY=512)
 	@scripts/setup run
 	cargo build --locked --workspace --all-targets
-	PLATEN_LOG=warn $(BUILT)/flood --calls $(or $(CALLS),2000) --seconds $(or $(SECONDS),20)
+	PLATEN_LOG=warn $(BUILT)/flood --calls $(or $(CALLS),2000) --seconds $(or $(SECONDS),20) --memory $(or $(MEMORY),512) $(ARGS)
 
 long-snapshot: ## Measure whether a transaction that stays open, as a dump's does, slows jobs down (JOBS=5000)
 	@scripts/setup run

@@ -133,7 +133,7 @@ impl App {
             listener,
             keys: Arc::default(),
             groups: Groups::default(),
-            lanes: Lanes::new(&ready_queue, config.timing.lanes),
+            lanes: Lanes::new(&ready_queue, config.timing.lanes, &catalog),
             ready_queue,
             bucket: if config.links.ours {
                 bucket.serve_through_api()

@@ -200,13 +200,14 @@ mod tests {
         let key = SecretString::from("0123456789".repeat(4));
         let bucket = Bucket::open(&Address::Folder(folder.path().to_owned()), key).unwrap();
         let budget = Budget::within(API_MEMORY, 1);
+        let catalog = Catalog::load(None, None).unwrap();
         let app = App {
             reader: pool.clone(),
             listener: pool.clone(),
             keys: Arc::default(),
             groups: Groups::default(),
             pool: pool.clone(),
-            lanes: Lanes::new(&ready_queue, Timing::default().lanes),
+            lanes: Lanes::new(&ready_queue, Timing::default().lanes, &catalog),
             ready_queue,
             owner: OwnershipChecker::new(pool.clone(), bucket.clone()),
             bucket,
@@ -217,7 +218,7 @@ mod tests {
             waiters: Waiters::default(),
             readiness: ReadinessCache::default(),
             unbilled_limits: config::UnbilledLimits::default(),
-            catalog: Arc::new(Catalog::load(None, None).unwrap()),
+            catalog: Arc::new(catalog),
             models: ModelsCache::default(),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             public: PublicUrl::default(),

@@ -211,7 +211,7 @@ impl Config {
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
             tenant_slots_percent: within("PLATEN_TENANT_SLOTS_PERCENT", 1, 100)?
                 .map_or(100, |percent| usize::try_from(percent).unwrap_or(100)),
-            memory: within("PLATEN_MEMORY_MB", 256, 65_536)?.map_or(MEMORY, |megabytes| {
+            memory: within("PLATEN_MEMORY_MB", 160, 65_536)?.map_or(MEMORY, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(MEMORY)
             }),
             api_memory: within("PLATEN_API_MEMORY_MB", 512, 65_536)?

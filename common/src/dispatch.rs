@@ -22,18 +22,16 @@ pub use marks::SearchMarks;
 /// Pushes a job that was just admitted, unless its lanes are unavailable.
 ///
 /// A failure is logged and not returned: the job is safe in Postgres, and the next refill finds it.
-pub async fn push_new(queue: &ReadyQueue, lanes: &Lanes, catalog: &Catalog, job: &Job) {
+pub async fn push_new(lanes: &Lanes, catalog: &Catalog, job: &Job) {
     let pushed = async {
         let Some(model) = catalog.get(&job.attributes.model) else {
             return Ok(());
         };
-        let lanes_of_model: Vec<_> = model.lanes(job.attributes.fallback).iter().collect();
-        let states = lanes.states_of(&lanes_of_model).await?;
-        let capacity = domain::lanes::available_models([model], &states);
-        if capacity.admits(job) {
-            reach("dispatch:before_ring").await?;
-            queue.push_new(job.id, job.virtual_time).await?;
-        }
+        reach("dispatch:before_ring").await?;
+        let lanes_of_job = model.lanes(job.attributes.fallback);
+        lanes
+            .push_new(job.id, job.virtual_time, job.tenant, lanes_of_job)
+            .await?;
         Ok::<(), FillError>(())
     };
     if let Err(error) = pushed.await {
@@ -61,8 +59,8 @@ impl PostgresError for FillError {
     }
 }
 
-/// Announces this worker and its `slots` to Redis, and refills the ready queue up to its target
-/// with the next due jobs. Returns how many ids were new in the queue.
+/// Announces this worker and its `slots` to Redis. If the ready queue is half empty, refills it up to
+/// its target with the next due jobs. Returns how many ids were new in the queue.
 ///
 /// # Errors
 /// Returns a [`FillError`] if Redis or Postgres fails. The next refill repeats everything.
@@ -75,12 +73,12 @@ pub async fn fill(
     marks: &SearchMarks,
 ) -> Result<usize, FillError> {
     let target = queue.announce(worker, slots).await?;
-    if target.capacity == 0 {
+    if !target.is_half_empty() {
         return Ok(0);
     }
     // As many jobs are read as the queue should hold, not only as many as are missing. Ids that are
     // in the queue already come first in this order, so a smaller limit could find only these.
     let due = marks.search(pool, target.size, capacity).await?;
     reach("dispatch:before_top_up").await?;
-    Ok(queue.push(&due).await?)
+    Ok(queue.push(target.size, &due).await?)
 }

@@ -280,9 +280,9 @@ impl Pipeline {
     /// The state of a model's lane for the first tenant.
     pub async fn lane(&self, model: &str) -> LaneState {
         let queue = ReadyQueue::new(self.config.redis().unwrap(), &self.config.queue).unwrap();
-        let lanes = Lanes::new(&queue, self.config.timing.lanes);
         let catalog = self.config.catalog().unwrap();
-        let states = lanes.states(&catalog).await.unwrap().into_iter();
+        let lanes = Lanes::new(&queue, self.config.timing.lanes, &catalog);
+        let states = lanes.states().await.unwrap().into_iter();
         let mut own = states.filter(|state| state.lane == *catalog.get(model).unwrap().lane());
         own.next().unwrap().for_tenant(self.tenant)
     }

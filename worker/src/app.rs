@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::database_contact::DatabaseContact;
+use crate::lane_waiters::LaneWaiters;
 use crate::leases::Leases;
 use crate::low_water::LowWater;
 use crate::memory;
@@ -43,6 +44,8 @@ pub struct App {
     pub ready_queue: ReadyQueue,
     /// Rate limits and circuit breakers of the lanes, shared by all workers.
     pub lanes: Lanes,
+    /// The attempts of this worker that wait for a full lane.
+    pub lane_waiters: Arc<LaneWaiters>,
     capacity: RwLock<Capacity>,
     /// Where this worker's searches for due jobs begin.
     pub search_marks: SearchMarks,
@@ -123,7 +126,8 @@ impl App {
             pool,
             reader_url: config.database_url(DatabaseRole::Reader)?.clone(),
             signing_key: config.signing_key()?.clone(),
-            lanes: Lanes::new(&ready_queue, config.timing.lanes),
+            lanes: Lanes::new(&ready_queue, config.timing.lanes, &catalog),
+            lane_waiters: Arc::default(),
             ready_queue,
             capacity: RwLock::new(domain::lanes::available(&catalog, &[])),
             search_marks: SearchMarks::default(),

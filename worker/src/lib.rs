@@ -5,6 +5,7 @@
 
 pub mod app;
 mod database_contact;
+mod lane_waiters;
 pub mod leases;
 mod low_water;
 pub mod memory;

@@ -22,7 +22,7 @@ use crate::outcome::table::Dialect;
 
 pub use file::CatalogError;
 pub use lane::{InvalidLane, Lane};
-pub use model::{Model, Price, Stage, Tokens};
+pub use model::{Concurrency, Model, Price, Stage, Tokens};
 
 /// The files that ship with Platen. Add a line here for a new file.
 const SHIPPED: &[(&str, &str)] = &[

@@ -218,37 +218,6 @@ impl Capacity {
         self
     }
 
-    /// Whether this job may be started. `job::claim` decides the same in SQL.
-    pub fn admits(&self, job: &Job) -> bool {
-        let JobAttributes {
-            model, fallback, ..
-        } = &job.attributes;
-        let capacity = self.models.iter().find(|one| one.model == *model);
-        let has_capacity = capacity.is_some_and(|capacity| {
-            0 < if *fallback {
-                capacity.jobs_on_all_lanes
-            } else {
-                capacity.jobs_on_first_lane
-            }
-        });
-        // The pseudonym is a hash: it is computed only if there is anything to compare it with.
-        has_capacity
-            && (self.exclusions.is_empty() || {
-                let pseudonym = job.tenant.pseudonym();
-                !self.exclusions.iter().any(|exclusion| {
-                    exclusion
-                        .model
-                        .as_ref()
-                        .is_none_or(|excluded| excluded == model)
-                        && exclusion
-                            .tenant
-                            .as_ref()
-                            .is_none_or(|tenant| *tenant == pseudonym)
-                        && (exclusion.on_all_lanes || !fallback)
-                })
-            })
-    }
-
     /// The models whose jobs may be started, and how many.
     pub fn models(&self) -> &[ModelCapacity] {
         &self.models

@@ -183,15 +183,7 @@ impl LaneState {
 /// A model that its provider has retired counts as available: its jobs must start, so that they
 /// fail at once instead of waiting until their deadline.
 pub fn available(catalog: &Catalog, states: &[LaneState]) -> Capacity {
-    available_models(catalog.models(), states)
-}
-
-/// As [`available`], of these models only.
-pub fn available_models<'a>(
-    models: impl IntoIterator<Item = &'a Model>,
-    states: &[LaneState],
-) -> Capacity {
-    let models: Vec<&Model> = models.into_iter().collect();
+    let models: Vec<&Model> = catalog.models().collect();
     let states: HashMap<&Lane, &LaneState> =
         states.iter().map(|state| (&state.lane, state)).collect();
     let of = |lanes: &[Lane]| {

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apalis_core::backend::finalize::Ephemeral;
 use apalis_core::backend::{Backend, BackendConfig};
@@ -29,14 +29,20 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{Address, Keys, ReadyQueue, RedisFailure};
+use super::{Address, FULL_TTL, Keys, ReadyQueue, RedisFailure};
 use domain::id::JobId;
 
 /// How long a pop blocks. A broken connection that was never closed is noticed only after this
 /// time.
 const POP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a worker without a free slot looks for new jobs that may start in its reserve.
-const FRESH_POLL_INTERVAL: Duration = Duration::from_millis(20);
+const FRESH_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How often such a worker says that it has no free slot, so that new jobs are listed.
+const FULL_INTERVAL: Duration = Duration::from_secs(1);
+/// Most ids in the list of new jobs. The dispatcher finds jobs that are dropped from the list.
+const MAX_FRESH: isize = 1_000;
+/// How long the list of new jobs is kept after the last worker without a free slot.
+const FRESH_TTL: Duration = Duration::from_secs(30);
 /// How long opening a connection may take, and how long an answer to a command that does not block
 /// may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -100,6 +106,7 @@ impl ReadyQueueBackend {
             stop: stop.clone(),
             shared: Arc::clone(&shared),
             connection: None,
+            said_full: None,
         };
         config.tasks.spawn(poller.run());
         Self {
@@ -174,6 +181,8 @@ struct Poller {
     stop: CancellationToken,
     shared: Arc<Shared>,
     connection: Option<PopConnection>,
+    /// When this poller said last that the worker has no free slot.
+    said_full: Option<Instant>,
 }
 
 /// A connection that only pops, and its id, by which another connection can unblock it.
@@ -221,7 +230,7 @@ impl Poller {
                 Ok((ids, ..)) if ids.is_empty() => delays = reconnect_delays(),
                 Ok((ids, mut permit, reserved)) => {
                     self.hand_over(&ids, &mut permit, reserved);
-                    if !reserved {
+                    if !reserved && self.config.ready_queue.expects_fresh() {
                         self.forget_fresh(&ids).await;
                     }
                     return Some(());
@@ -332,11 +341,36 @@ impl Poller {
     }
 
     /// Pops up to `count` new jobs for the reserve. Does not block, because an ordinary slot may
-    /// become free at any moment, and any job can use such a slot.
+    /// become free at any moment, and any job can use such a slot. Once a second, it also says that
+    /// this worker has no free slot, because new jobs are listed only then.
     async fn pop_fresh(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
         let pop_connection = self.connection.as_mut().expect("connected before");
+        let keys = &self.config.ready_queue.keys;
+        if self
+            .said_full
+            .is_none_or(|at| at.elapsed() >= FULL_INTERVAL)
+        {
+            let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let mut say = redis::pipe();
+            say.cmd("SET")
+                .arg(&keys.full)
+                .arg(1)
+                .arg("PX")
+                .arg(milliseconds(FULL_TTL));
+            say.cmd("ZREMRANGEBYRANK")
+                .arg(&keys.fresh)
+                .arg(MAX_FRESH)
+                .arg(-1);
+            say.cmd("PEXPIRE")
+                .arg(&keys.fresh)
+                .arg(milliseconds(FRESH_TTL));
+            say.query_async::<()>(&mut pop_connection.connection)
+                .await?;
+            self.said_full = Some(Instant::now());
+            self.config.ready_queue.expect_fresh();
+        }
         let mut pop = redis::cmd("ZPOPMIN");
-        pop.arg(&self.config.ready_queue.keys.fresh).arg(count);
+        pop.arg(&keys.fresh).arg(count);
         pop.query_async(&mut pop_connection.connection).await
     }
 

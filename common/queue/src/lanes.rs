@@ -3,9 +3,12 @@
 //! A lane is provider + project + location + model. Its state may be lost at any moment: without
 //! Redis every lane counts as available, and only each job's own retry delays hold calls back.
 //!
-//! **Limit.** A lane has a limit of calls in flight. It follows additive increase, multiplicative
-//! decrease, as TCP does. A success raises the limit if at least half of it was used. An answer
-//! `throttled` cuts the limit to 85 %. Calls that began before the last cut do not cut it again.
+//! **Limit.** A lane has a limit of calls in flight. It starts at the model's `concurrency` in the
+//! catalogue. Until the first answer `throttled` it doubles, up to the model's `max_concurrency`,
+//! each time that it was used up for a second. From then on it follows additive increase,
+//! multiplicative decrease, as TCP does. A success raises the limit if at least half of it was used.
+//! An answer `throttled` cuts the limit to 85 %. Calls that began before the last cut do not cut it
+//! again.
 //! After the first cut, calls start evenly, with a gap between them, because a provider that counts
 //! calls per second refuses bursts. If the limit is one call and even that is too much, the lane
 //! pauses, each time for longer. A provider's `Retry-After` is followed, up to two minutes. Retries
@@ -20,27 +23,26 @@
 //! all, and one tenant's prompts cannot make a model unavailable for others. For the same reason
 //! one tenant may use at most seven eighths of a lane's limit.
 //!
-//! **Privacy.** Redis holds only a short hash of a tenant's id. It holds this hash for two hours
-//! after the tenant's last call, and for one hour after the tenant's last strike.
+//! **Privacy.** Redis holds only a short hash of a tenant's id. It holds this hash while a call of
+//! the tenant is in flight, and for one hour after the tenant's last strike.
 //!
 //! The scripts are in `lanes/`. Rust puts `shared.lua` in front of each of the other scripts. That
 //! file lists all keys and fields.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::{RedisResult, Script, ScriptInvocation};
 use time::OffsetDateTime;
 
 use super::connection::SharedConnection;
-use super::{QueueError, ReadyQueue};
-use domain::catalog::{Catalog, Lane};
-use domain::id::{CallId, TenantId};
+use super::{Keys, QueueError, ReadyQueue, TARGET_WITHOUT_WORKERS};
+use domain::catalog::{Catalog, Concurrency, Lane};
+use domain::id::{CallId, JobId, TenantId};
 use domain::lanes::{CallResult, LaneState, LaneTiming, Pause, PauseReason, UnavailableFor};
 use domain::outcome::{Class, STRIKES_OUT};
 
-/// Calls in flight that a new lane allows.
-const INITIAL_LIMIT: u32 = 32;
 /// Share of the limit that is left after a cut, in percent.
 const CUT_PERCENT: u32 = 85;
 /// Most retries in the budget. At most this many retries may start at once while no call succeeds.
@@ -64,8 +66,12 @@ const PERMANENT_FAULT_FACTOR: u32 = 6;
 #[derive(Clone)]
 pub struct Lanes {
     connection: SharedConnection,
-    prefix: String,
+    queue: Keys,
     timing: LaneTiming,
+    /// Every lane of the catalogue, sorted.
+    lanes: Arc<[Lane]>,
+    /// How many calls each model's provider takes at once.
+    concurrency: Arc<HashMap<String, Concurrency>>,
 }
 
 /// Whether a call may be made.
@@ -94,32 +100,44 @@ type StateReply = (
     Vec<(String, u64, String, i64)>,
 );
 
-static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("lanes/shared.lua"),
-        include_str!("lanes/acquire.lua")
-    ))
-});
-static RELEASE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("lanes/shared.lua"),
-        include_str!("lanes/release.lua")
-    ))
-});
-static STATES: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(
-        include_str!("lanes/shared.lua"),
-        include_str!("lanes/states.lua")
-    ))
-});
+/// A script with `shared.lua` in front of it.
+macro_rules! script {
+    ($file:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("lanes/shared.lua"),
+                include_str!($file)
+            ))
+        })
+    };
+}
+
+static ACQUIRE: LazyLock<Script> = script!("lanes/acquire.lua");
+static RELEASE: LazyLock<Script> = script!("lanes/release.lua");
+static STATES: LazyLock<Script> = script!("lanes/states.lua");
+static PUSH_NEW: LazyLock<Script> = script!("lanes/push_new.lua");
 
 impl Lanes {
-    /// The lanes that belong to a ready queue: they are in the same Redis, with the same prefix.
-    pub fn new(ready_queue: &ReadyQueue, timing: LaneTiming) -> Self {
+    /// The lanes of a catalogue that belong to a ready queue: they are in the same Redis, with the
+    /// same prefix.
+    pub fn new(ready_queue: &ReadyQueue, timing: LaneTiming, catalog: &Catalog) -> Self {
+        let mut lanes: Vec<Lane> = catalog
+            .models()
+            .flat_map(|model| model.lanes.iter().cloned())
+            .collect();
+        lanes.sort();
+        lanes.dedup();
+        let models = catalog.models();
         Self {
             connection: ready_queue.connection.clone(),
-            prefix: format!("{}:lane", ready_queue.keys.name),
+            queue: ready_queue.keys.clone(),
             timing,
+            lanes: lanes.into(),
+            concurrency: Arc::new(
+                models
+                    .map(|model| (model.id.clone(), model.concurrency))
+                    .collect(),
+            ),
         }
     }
 
@@ -141,14 +159,9 @@ impl Lanes {
         retry: bool,
     ) -> Result<Acquisition, QueueError> {
         let (wait, why): (u64, String) = self
-            .keys(&ACQUIRE, lane, tenant)
-            .arg(call.0.simple().to_string())
-            .arg(millis(ends_within))
-            .arg(INITIAL_LIMIT)
+            .prepare(&ACQUIRE, lane, tenant, call, ends_within)
             .arg(i32::from(retry))
             .arg(RETRY_BUDGET)
-            .arg(millis(LANE_TTL))
-            .arg(tenant.pseudonym())
             .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(match wait {
@@ -184,25 +197,20 @@ impl Lanes {
         let (min_open, max_open) = self.timing.breaker_open;
         let may_be_the_request =
             result.is_some_and(|result| result.class.may_be_caused_by_request());
-        let _changed: i64 = self
-            .keys(&RELEASE, lane, tenant)
-            .arg(call.0.simple().to_string())
-            .arg(INITIAL_LIMIT)
+        let _done: i64 = self
+            .prepare(&RELEASE, lane, tenant, call, ends_within)
             .arg(result.map_or("", |result| result.class.as_str()))
             .arg(strikes)
-            .arg(millis(ends_within))
+            .arg(i32::from(may_be_the_request))
+            .arg(millis(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)))
             .arg(CUT_PERCENT)
             .arg(millis(min_open * factor))
             .arg(millis(max_open * factor))
             .arg(millis(self.timing.throttled.0))
             .arg(millis(self.timing.throttled.1))
-            .arg(millis(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)))
             .arg(RETRY_BUDGET)
             .arg(RETRY_CREDIT_PERCENT)
             .arg(STRIKES_OUT)
-            .arg(millis(LANE_TTL))
-            .arg(tenant.pseudonym())
-            .arg(i32::from(may_be_the_request))
             .arg(millis(TENANT_TTL))
             .arg(MAX_UNAVAILABLE_TENANTS)
             .invoke_async(&mut self.connection.clone())
@@ -210,35 +218,71 @@ impl Lanes {
         Ok(())
     }
 
+    /// Adds a new job to the ready queue if the queue is below its target, and to the list of new
+    /// jobs while a worker has no free slot. Adds nothing if none of `lanes`, which are those that
+    /// the job may use, would grant a call. Returns whether the job may start.
+    ///
+    /// # Errors
+    /// Returns an error if Redis does not answer. The dispatcher then finds the job in Postgres a
+    /// moment later.
+    pub async fn push_new(
+        &self,
+        job: JobId,
+        virtual_time: i64,
+        tenant: TenantId,
+        lanes: &[Lane],
+    ) -> Result<bool, QueueError> {
+        let mut call = PUSH_NEW.key(&self.queue.lanes);
+        call.key(&self.queue.ready)
+            .key(&self.queue.target)
+            .key(&self.queue.full)
+            .key(&self.queue.fresh)
+            .arg(job.to_string())
+            .arg(virtual_time)
+            .arg(TARGET_WITHOUT_WORKERS)
+            .arg(tenant.pseudonym())
+            .arg(millis(LANE_TTL));
+        for lane in lanes {
+            let (prefix, limits) = (self.prefix(lane), self.concurrency(lane));
+            call.key(format!("{prefix}:calls"))
+                .key(format!("{prefix}:closed"))
+                .arg(lane.to_string())
+                .arg(limits.initial)
+                .arg(limits.max);
+        }
+        let may_start: i64 = call.invoke_async(&mut self.connection.clone()).await?;
+        Ok(may_start == 1)
+    }
+
     /// The state of every lane of the catalogue, sorted by lane.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn states(&self, catalog: &Catalog) -> RedisResult<Vec<LaneState>> {
-        let mut lanes: Vec<&Lane> = catalog.models().flat_map(|model| &model.lanes).collect();
-        lanes.sort();
-        lanes.dedup();
-        self.states_of(&lanes).await
+    pub async fn states(&self) -> RedisResult<Vec<LaneState>> {
+        self.states_of(&self.lanes).await
     }
 
     /// The state of these lanes, in the same order.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn states_of(&self, lanes: &[&Lane]) -> RedisResult<Vec<LaneState>> {
+    pub async fn states_of(&self, lanes: &[Lane]) -> RedisResult<Vec<LaneState>> {
         if lanes.is_empty() {
             return Ok(Vec::new());
         }
-        let mut call = STATES.arg(INITIAL_LIMIT);
-        call.arg(MAX_UNAVAILABLE_TENANTS);
+        let mut call = STATES.key(&self.queue.lanes);
+        call.arg(millis(LANE_TTL)).arg(MAX_UNAVAILABLE_TENANTS);
         for lane in lanes {
-            let hash = self.hash(lane);
-            call.key(&hash)
-                .key(format!("{hash}:calls"))
-                .key(format!("{hash}:closed"));
+            let (prefix, limits) = (self.prefix(lane), self.concurrency(lane));
+            call.key(format!("{prefix}:calls"))
+                .key(format!("{prefix}:closed"))
+                .arg(lane.to_string())
+                .arg(limits.initial)
+                .arg(limits.max)
+                .arg(format!("{prefix}:tenant:"));
         }
         let replies: Vec<StateReply> = call.invoke_async(&mut self.connection.clone()).await?;
-        let state = |(lane, reply): (&&Lane, StateReply)| {
+        let state = |(lane, reply): (&Lane, StateReply)| {
             let (limit, in_flight, wait, why, gap, circuit_open, cause, since, corrected, tenants) =
                 reply;
             if !corrected.is_empty() {
@@ -249,7 +293,7 @@ impl Lanes {
                 );
             }
             LaneState {
-                lane: (*lane).clone(),
+                lane: lane.clone(),
                 limit,
                 in_flight,
                 gap: Duration::from_millis(gap),
@@ -265,21 +309,43 @@ impl Lanes {
         Ok(lanes.iter().zip(replies).map(state).collect())
     }
 
-    fn hash(&self, lane: &Lane) -> String {
-        format!("{}:{lane}", self.prefix)
+    /// How many calls may be in flight on a lane.
+    fn concurrency(&self, lane: &Lane) -> Concurrency {
+        // A call of an earlier attempt may be on a lane that is no longer in the catalogue.
+        let limits = self.concurrency.get(&lane.model);
+        limits.copied().unwrap_or_default()
     }
 
-    /// A script with the six keys that belong to a lane and a tenant on it.
-    fn keys<'a>(&self, script: &'a Script, lane: &Lane, tenant: TenantId) -> ScriptInvocation<'a> {
-        let (hash, tenant) = (self.hash(lane), tenant.pseudonym());
-        let mut call = script.prepare_invoke();
-        call.key(&hash)
-            .key(format!("{hash}:calls"))
-            .key(format!("{hash}:tenant:{tenant}"))
-            .key(format!("{hash}:tenant:{tenant}:calls"))
-            .key(format!("{hash}:closed"))
-            .key(format!("{hash}:strikers"));
-        call
+    /// What the keys of a lane begin with.
+    fn prefix(&self, lane: &Lane) -> String {
+        format!("{}:lane:{lane}", self.queue.name)
+    }
+
+    /// A script with the keys and the arguments that a call on a lane has.
+    fn prepare<'a>(
+        &self,
+        script: &'a Script,
+        lane: &Lane,
+        tenant: TenantId,
+        call: CallId,
+        ends_within: Duration,
+    ) -> ScriptInvocation<'a> {
+        let (prefix, tenant) = (self.prefix(lane), tenant.pseudonym());
+        let limits = self.concurrency(lane);
+        let mut invocation = script.key(&self.queue.lanes);
+        invocation
+            .key(format!("{prefix}:calls"))
+            .key(format!("{prefix}:tenant:{tenant}"))
+            .key(format!("{prefix}:closed"))
+            .key(format!("{prefix}:strikers"))
+            .arg(lane.to_string())
+            .arg(limits.initial)
+            .arg(limits.max)
+            .arg(millis(LANE_TTL))
+            .arg(tenant)
+            .arg(call.0.simple().to_string())
+            .arg(millis(ends_within));
+        invocation
     }
 }
 

@@ -15,8 +15,8 @@ mod failure;
 pub mod lanes;
 mod metrics;
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use redis::{RedisError, Script};
 
@@ -39,23 +39,44 @@ const TARGET_WITHOUT_WORKERS: usize = 16;
 /// A worker that has not announced itself for this long counts as gone.
 const WORKER_TTL: Duration = Duration::from_secs(3);
 
-/// Most ids in the list of new jobs. Workers without a free slot look through this list for jobs
-/// that may start in their reserve. The dispatcher finds jobs that are dropped from the list.
-const MAX_FRESH: usize = 1_000;
-/// How long the list of new jobs is kept after the last new job.
-const FRESH_TTL: Duration = Duration::from_secs(30);
+/// How long new jobs are listed after a worker has said that it has no free slot.
+const FULL_TTL: Duration = Duration::from_secs(2);
+/// How often a worker announces itself.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Adds a new job to the ready queue if the queue is below its target, and to the list of new jobs
-/// in any case. This is one script, so that no other command runs between the count and the
-/// addition.
-static PUSH_NEW: LazyLock<Script> = LazyLock::new(|| {
+/// Adds ids in one step: only those that the queue does not hold, and no more than it lacks.
+static PUSH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        r"local missing = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
-          if missing > 0 then redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[3]) end
-          redis.call('ZADD', KEYS[3], 'NX', ARGV[2], ARGV[3])
-          redis.call('ZREMRANGEBYRANK', KEYS[3], ARGV[4], -1)
-          redis.call('PEXPIRE', KEYS[3], ARGV[5])
-          return 0",
+        r"local missing = tonumber(ARGV[1]) - redis.call('ZCARD', KEYS[1])
+          local ids, new = {}, {}
+          for i = 3, #ARGV, 2 do table.insert(ids, ARGV[i]) end
+          for i, score in ipairs(redis.call('ZMSCORE', KEYS[1], unpack(ids))) do
+            if #new >= 2 * missing then break end
+            if not score then
+              table.insert(new, ARGV[2 * i])
+              table.insert(new, ids[i])
+            end
+          end
+          if #new == 0 then return 0 end
+          return redis.call('ZADD', KEYS[1], 'NX', unpack(new))",
+    )
+});
+
+/// Announces a worker, and computes the target of the ready queue from the slots of all live
+/// workers. It uses the clock of Redis, because the clocks of workers differ.
+static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"local time = redis.call('TIME')
+          local now = time[1] * 1000 + math.floor(time[2] / 1000)
+          redis.call('ZADD', KEYS[2], now, ARGV[1] .. '|' .. ARGV[2])
+          local slots, workers = 0, redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+          for i = 1, #workers, 2 do
+            if tonumber(workers[i + 1]) < now - ARGV[3] then redis.call('ZREM', KEYS[2], workers[i])
+            else slots = slots + (tonumber(string.match(workers[i], '|(%d+)$')) or 0) end
+          end
+          local target = math.min(2 * slots, tonumber(ARGV[4]))
+          redis.call('SET', KEYS[3], target, 'PX', ARGV[3])
+          return {target, redis.call('ZCARD', KEYS[1]), redis.call('EXISTS', KEYS[4])}",
     )
 });
 
@@ -67,12 +88,16 @@ struct Keys {
     /// Sorted set, the ready queue: job id, scored by virtual time.
     ready: String,
     /// Sorted set: new jobs that nobody has popped yet, scored by virtual time. Workers fill their
-    /// reserve from it.
+    /// reserve from it. Jobs are added only while `full` exists.
     fresh: String,
+    /// Exists while a worker has no free slot.
+    full: String,
     /// Sorted set: `worker|slots`, scored by when the worker last announced itself.
     workers: String,
     /// Number: how many ids the ready queue should hold.
     target: String,
+    /// Hash: the state of each lane.
+    lanes: String,
 }
 
 impl Keys {
@@ -81,8 +106,10 @@ impl Keys {
             name: name.to_owned(),
             ready: format!("{name}:ring"),
             fresh: format!("{name}:fresh"),
+            full: format!("{name}:full"),
             workers: format!("{name}:workers"),
             target: format!("{name}:target"),
+            lanes: format!("{name}:lanes"),
         }
     }
 }
@@ -97,6 +124,18 @@ pub struct ReadyQueue {
     keys: Keys,
     /// The reason that [`Self::note`] recorded last; `None` if Redis worked.
     last_failure: Arc<Mutex<Option<RedisFailure>>>,
+    announced: Arc<Mutex<Announced>>,
+}
+
+/// What a worker knows since it last announced itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Announced {
+    /// When that was; `None` before the first time, and after a failure.
+    at: Option<Instant>,
+    /// The target that the ready queue had then.
+    target: i64,
+    /// Until when the list of new jobs may have entries, because a worker had no free slot.
+    fresh_until: Option<Instant>,
 }
 
 /// How full the ready queue should be.
@@ -106,6 +145,14 @@ pub struct Target {
     pub size: i64,
     /// How many ids are missing.
     pub capacity: i64,
+}
+
+impl Target {
+    /// Whether at least half of the ids are missing. Filling the queue earlier would cost a query for
+    /// every few jobs, and no worker would start a job sooner.
+    pub fn is_half_empty(self) -> bool {
+        self.capacity * 2 >= self.size
+    }
 }
 
 impl ReadyQueue {
@@ -122,88 +169,91 @@ impl ReadyQueue {
             address,
             keys: Keys::new(name),
             last_failure: Arc::default(),
+            announced: Arc::default(),
         })
     }
 
-    /// Adds ids with their virtual times while the ready queue is below its target. Returns how
-    /// many ids were new. Ids that are in the queue already keep their place.
+    /// Adds ids with their virtual times while the ready queue holds less than `target` ids. Returns
+    /// how many ids were new. Ids that are in the queue already keep their place.
     ///
     /// # Errors
-    /// Returns an error if Redis does not answer. Some ids may have been added.
-    pub async fn push(&self, jobs: &[(JobId, i64)]) -> Result<usize, QueueError> {
+    /// Returns an error if Redis does not answer. No id was added then, or all.
+    pub async fn push(&self, target: i64, jobs: &[(JobId, i64)]) -> Result<usize, QueueError> {
         if jobs.is_empty() {
             return Ok(0);
         }
-        // The key of the target expires some seconds after the last worker has announced itself.
-        // Then the script uses a small default.
-        let script = Script::new(
-            r"local missing = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
-              local added = 0
-              for i = 2, #ARGV, 2 do
-                if added >= missing then break end
-                added = added + redis.call('ZADD', KEYS[1], 'NX', ARGV[i], ARGV[i + 1])
-              end
-              return added",
-        );
-        let mut call = script.key(&self.keys.ready);
-        call.key(&self.keys.target).arg(TARGET_WITHOUT_WORKERS);
+        let mut call = PUSH.key(&self.keys.ready);
+        call.arg(target);
         for (id, virtual_time) in jobs {
             call.arg(*virtual_time).arg(id.to_string());
         }
         call.invoke_async(&mut self.connection.clone()).await
     }
 
-    /// Adds a new job to the ready queue if the queue is below its target. In any case, adds it to
-    /// the list of new jobs, which workers without a free slot look through for their reserve.
-    ///
-    /// # Errors
-    /// Returns an error if Redis does not answer. The job is not lost: a worker finds it in Postgres
-    /// when it fills the ready queue again, or, while Redis is unavailable, when it has a free slot.
-    pub async fn push_new(&self, job: JobId, virtual_time: i64) -> Result<(), QueueError> {
-        PUSH_NEW
-            .key(&self.keys.ready)
-            .key(&self.keys.target)
-            .key(&self.keys.fresh)
-            .arg(TARGET_WITHOUT_WORKERS)
-            .arg(virtual_time)
-            .arg(job.to_string())
-            .arg(MAX_FRESH)
-            .arg(u64::try_from(FRESH_TTL.as_millis()).unwrap_or(u64::MAX))
-            .invoke_async(&mut self.connection.clone())
-            .await
-    }
-
-    /// Announces that this worker is alive, and computes the new target of the ready queue from the
-    /// slots of all live workers.
+    /// Returns how full the ready queue should be. Once a second this also announces that the worker
+    /// is alive, and computes the target anew.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
     pub async fn announce(&self, worker: &str, slots: usize) -> Result<Target, QueueError> {
-        // The script uses the clock of Redis, because the clocks of workers differ.
-        let script = Script::new(
-            r"local time = redis.call('TIME')
-              local now = time[1] * 1000 + math.floor(time[2] / 1000)
-              redis.call('ZADD', KEYS[2], now, ARGV[1] .. '|' .. ARGV[2])
-              redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
-              local slots = 0
-              for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-                slots = slots + tonumber(string.match(member, '|(%d+)$'))
-              end
-              local target = math.min(2 * slots, tonumber(ARGV[4]))
-              redis.call('SET', KEYS[3], target, 'PX', ARGV[3])
-              return {target, math.max(0, target - redis.call('ZCARD', KEYS[1]))}",
-        );
-        let (size, capacity) = script
+        let before = *self.announced();
+        let length = match before.at {
+            Some(at) if at.elapsed() < ANNOUNCE_INTERVAL => self.length(before.target).await,
+            _ => self.announce_now(worker, slots).await,
+        };
+        let (size, length) = length.inspect_err(|_| self.announced().at = None)?;
+        Ok(Target {
+            size,
+            capacity: (size - length).max(0),
+        })
+    }
+
+    /// Returns `target`, and how many ids the ready queue holds.
+    async fn length(&self, target: i64) -> Result<(i64, i64), QueueError> {
+        let mut count = redis::cmd("ZCARD");
+        count.arg(&self.keys.ready);
+        let length = count.query_async(&mut self.connection.clone()).await?;
+        Ok((target, length))
+    }
+
+    /// Announces the worker. Returns the new target, and how many ids the ready queue holds.
+    async fn announce_now(&self, worker: &str, slots: usize) -> Result<(i64, i64), QueueError> {
+        let (target, length, is_full): (i64, i64, bool) = ANNOUNCE
             .key(&self.keys.ready)
             .key(&self.keys.workers)
             .key(&self.keys.target)
+            .key(&self.keys.full)
             .arg(worker)
             .arg(slots)
             .arg(u64::try_from(WORKER_TTL.as_millis()).unwrap_or(u64::MAX))
             .arg(MAX_READY_JOBS)
             .invoke_async(&mut self.connection.clone())
             .await?;
-        Ok(Target { size, capacity })
+        let mut announced = self.announced();
+        announced.at = Some(Instant::now());
+        announced.target = target;
+        drop(announced);
+        if is_full {
+            self.expect_fresh();
+        }
+        Ok((target, length))
+    }
+
+    /// Notes that a worker has no free slot, so that the list of new jobs is in use.
+    fn expect_fresh(&self) {
+        self.announced().fresh_until = Some(Instant::now() + FULL_TTL + ANNOUNCE_INTERVAL);
+    }
+
+    /// Whether the list of new jobs may be in use.
+    fn expects_fresh(&self) -> bool {
+        let until = self.announced().fresh_until;
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn announced(&self) -> MutexGuard<'_, Announced> {
+        self.announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Workers that announced themselves within the last seconds, and their slots.

@@ -20,14 +20,12 @@ use bytes::Bytes;
 use clap::Parser;
 use fakes::Switches;
 use futures::stream;
-use redis::AsyncCommands;
 use serde_json::json;
 use tests::clients::Clients;
 use tests::figures::memory_kib;
 use tests::fleet::{Process, Role};
 use tests::proof::Proof;
 use tests::real::Real;
-use tests::servers::connect_to_redis;
 use tests::wait::until;
 use tests::{Options, models};
 use tokio::net::TcpListener;
@@ -54,6 +52,9 @@ struct Arguments {
     /// The memory limit of the worker, in MiB.
     #[arg(long, default_value_t = 512)]
     memory: usize,
+    /// Do not state in the catalogue that the provider takes so many calls: the lane must learn it.
+    #[arg(long)]
+    learn: bool,
 }
 
 /// The provider.
@@ -91,6 +92,7 @@ async fn main() -> ExitCode {
         calls,
         seconds,
         memory,
+        learn,
     } = Arguments::parse();
     let mut proof = Proof::default();
     let Real {
@@ -127,11 +129,19 @@ async fn main() -> ExitCode {
         &format!("base_url = \"{}\"", fake.base_url()),
         &format!("base_url = \"{url}\""),
     );
+    if !learn {
+        // The model is the first of its file.
+        models::change(
+            &folders.catalogue,
+            "vertex.toml",
+            "timeout_seconds = 180",
+            &format!("timeout_seconds = 180\nconcurrency = {calls}"),
+        );
+    }
     orders.config.slots = calls;
     orders.config.memory = memory << 20;
     let api = orders.start_one(Role::Api).await.unwrap();
     let worker = orders.start_one(Role::Worker).await.unwrap();
-    raise_limit(&pipeline, calls).await;
     let idle = resident(&worker, "VmRSS");
     println!(
         "{calls} calls of a worker that may use {memory} MiB; idle it uses {}",
@@ -239,14 +249,6 @@ async fn answer_call(
         body,
     )
         .into_response()
-}
-
-/// Sets the limit of the lane, as if it had learned before that its provider admits so many calls.
-async fn raise_limit(pipeline: &tests::Pipeline, calls: usize) {
-    let lane = pipeline.lane(MODEL).await.lane;
-    let mut redis = connect_to_redis(&pipeline.servers.redis_url).await;
-    let key = format!("{}:lane:{lane}", pipeline.config.queue);
-    let _new: i64 = redis.hset(key, "limit", calls).await.unwrap();
 }
 
 /// Samples the worker until every job has ended, or there is no progress for long.

@@ -342,6 +342,68 @@ async fn canceled_jobs_release_their_lane() {
     pipeline.close().await;
 }
 
+/// A catalogue whose [`MODEL`] states its concurrency.
+fn with_concurrency(stated: &str) -> tempfile::TempDir {
+    let folder = models::shipped();
+    models::change(
+        &folder,
+        "vertex.toml",
+        "announced = 2026-10-06",
+        &format!("announced = 2026-10-06\n{stated}"),
+    );
+    folder
+}
+
+/// How many calls the provider has under way after `time`, of so many jobs that take longer.
+async fn in_flight_after(stated: &str, jobs: usize, time: Duration) -> usize {
+    let folder = with_concurrency(stated);
+    let pipeline = Pipeline::start_with(Options {
+        slots: jobs,
+        models: Some(folder.path().to_owned()),
+        unbilled_limits: UnbilledLimits {
+            cancel_allowance: 100,
+            ..UnbilledLimits::default()
+        },
+        ..Options::default()
+    })
+    .await;
+    pipeline.fake.faults().latency(60_000..=60_000);
+    let ids = join_all((0..jobs).map(|_| async { pipeline.submit(&small_job()).await })).await;
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < time && pipeline.fake.journal().count() < jobs {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let calls = pipeline.fake.journal().count();
+    for id in &ids {
+        pipeline
+            .post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
+            .await;
+    }
+    pipeline.close().await;
+    calls
+}
+
+#[tokio::test]
+async fn a_lane_starts_at_the_stated_concurrency() {
+    let calls = in_flight_after("concurrency = 60", 48, Duration::from_secs(20)).await;
+    assert_eq!(calls, 48, "calls");
+}
+
+/// The provider takes all calls and answers none of them yet: no success tells that more may come.
+#[tokio::test]
+async fn a_lane_that_is_never_refused_doubles_its_limit() {
+    let calls = in_flight_after("concurrency = 8", 40, Duration::from_secs(20)).await;
+    assert_eq!(calls, 40, "calls");
+}
+
+#[tokio::test]
+async fn a_lane_never_exceeds_the_stated_maximum() {
+    let stated = "concurrency = 8\nmax_concurrency = 16";
+    let calls = in_flight_after(stated, 24, Duration::from_secs(5)).await;
+    // An eighth is kept for other tenants.
+    assert_eq!(calls, 14, "calls");
+}
+
 #[tokio::test]
 async fn a_backlog_of_one_model_does_not_delay_another() {
     let pipeline = Pipeline::start_with(Options {

@@ -26,6 +26,7 @@ mod outcomes;
 mod postgres_work;
 mod rates;
 mod ready_queue;
+mod redis_commands;
 mod refusals;
 mod repeats;
 mod retention;

@@ -48,7 +48,7 @@ async fn every_command_of_the_runbook_works() {
         ("<tenant>", tenant),
         ("TENANT", another.to_string()),
         ("CREDITS", "5".to_owned()),
-        ("lane:<lane>", format!("lane:{LANE}")),
+        ("<lane>", LANE.to_owned()),
         ("<address>", format!("http://{}/livez", apis[0].address())),
         ("api:8080", apis[0].address().to_string()),
         ("api:9464", apis[0].metrics_address().to_string()),

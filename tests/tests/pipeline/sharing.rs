@@ -89,9 +89,9 @@ async fn running(pipeline: &Pipeline, tenant: TenantId) -> i64 {
 async fn lane_is_unavailable(pipeline: &Pipeline) -> bool {
     let ready_queue =
         ReadyQueue::new(pipeline.config.redis().unwrap(), &pipeline.config.queue).unwrap();
-    let lanes = Lanes::new(&ready_queue, Timing::default().lanes);
     let catalog = pipeline.config.catalog().unwrap();
-    let lane = catalog.get(MODEL).unwrap().lane();
+    let lanes = Lanes::new(&ready_queue, Timing::default().lanes, &catalog);
+    let lane = catalog.get(MODEL).unwrap().lane().clone();
     let states = lanes.states_of(&[lane]).await.unwrap();
     states[0].unavailable_because().is_some()
 }
@@ -294,41 +294,69 @@ async fn invalid_lane_values_in_redis_are_corrected() {
     let mut redis = connect_to_redis(&pipeline.servers.redis_url).await;
     let catalog = pipeline.config.catalog().unwrap();
     let lane = catalog.get(MODEL).unwrap().lane();
-    let hash = format!("{}:lane:{lane}", pipeline.database);
+    let lanes_key = format!("{}:lanes", pipeline.database);
     let fields = [
         "limit",
         "until",
         "why",
+        "since",
         "broken",
         "probe",
-        "cut",
-        "took",
-        "last",
-        "since",
-        "budget",
-        "budget_at",
         "strikes",
         "openings",
         "pauses",
+        "cut",
+        "took",
+        "last",
+        "budget",
+        "budget_at",
+        "struck",
+        "in_flight",
+        "recount_at",
+        "keep_at",
+        "corrected",
     ];
-    for value in ["0", "-7", "nan", "inf", "-inf", "rubbish", "", "1e300"] {
-        for field in fields {
-            let _new: i64 = redis.hset(&hash, field, value).await.unwrap();
-        }
+    let mut texts = Vec::new();
+    for value in [
+        "0",
+        "-7",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "\"rubbish\"",
+        "\"\"",
+        "1e300",
+        "null",
+        "true",
+        "[]",
+    ] {
+        let planted: Vec<String> = fields
+            .iter()
+            .map(|field| format!("\"{field}\": {value}"))
+            .collect();
+        texts.push(format!("{{{}}}", planted.join(", ")));
+    }
+    texts.extend(["", "{", "7", "null", "[1]"].map(str::to_owned));
+    for text in texts {
+        let _new: i64 = redis
+            .hset(&lanes_key, lane.to_string(), &text)
+            .await
+            .unwrap();
         let began = Instant::now();
         tenant.succeeds_soon(&small_job()).await;
         let state = pipeline.lane(MODEL).await;
         assert!(
             (1.0..=2_000.0).contains(&state.limit),
-            "{value:?} gave {state:?} after {:?}",
+            "{text:?} gave {state:?} after {:?}",
             began.elapsed()
         );
     }
     // The keys may hold another type, too.
-    for key in ["", ":calls", ":closed", ":strikers"] {
-        let key = format!("{hash}{key}");
-        let _gone: i64 = redis.del(&key).await.unwrap();
-        let () = redis.set(&key, "planted").await.unwrap();
+    let prefix = format!("{}:lane:{lane}", pipeline.database);
+    let of_lane = [":calls", ":closed", ":strikers"].map(|suffix| format!("{prefix}{suffix}"));
+    for key in [lanes_key].iter().chain(&of_lane) {
+        let _gone: i64 = redis.del(key).await.unwrap();
+        let () = redis.set(key, "planted").await.unwrap();
         tenant.succeeds_soon(&small_job()).await;
     }
     assert!(pipeline.lane(MODEL).await.pause.is_none());

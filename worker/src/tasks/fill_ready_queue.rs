@@ -21,7 +21,7 @@ const REDIS_GRACE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(app: Arc<App>) {
     let run_started = Instant::now();
-    let lane_states = app.lanes.states(&app.catalog).await;
+    let lane_states = app.lanes.states().await;
     // Without Redis nothing is known of the lanes, so each counts as available.
     let states = lane_states.as_deref().unwrap_or_default();
     telemetry::lanes(states);

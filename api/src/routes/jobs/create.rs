@@ -165,7 +165,7 @@ pub async fn handler(
             if job.run_after <= job.created_at {
                 let app = Arc::clone(&app);
                 app.tasks.clone().spawn(async move {
-                    dispatch::push_new(&app.ready_queue, &app.lanes, &app.catalog, &job).await;
+                    dispatch::push_new(&app.lanes, &app.catalog, &job).await;
                 });
             }
             let (answer, prefer) =

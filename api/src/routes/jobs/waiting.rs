@@ -84,8 +84,8 @@ impl Waiting {
     /// number of the tenant's jobs that run before this one.
     pub async fn reason_from_redis(app: &App, job: &Job, ahead: i64) -> Option<Self> {
         let model = app.catalog.get(&job.attributes.model)?;
-        let lanes: Vec<_> = model.lanes(job.attributes.fallback).iter().collect();
-        let states = app.lanes.states_of(&lanes).await.ok()?.into_iter();
+        let lanes = model.lanes(job.attributes.fallback);
+        let states = app.lanes.states_of(lanes).await.ok()?.into_iter();
         let states: Vec<_> = states.map(|state| state.for_tenant(job.tenant)).collect();
         let now = clock::now();
         Some(

@@ -224,6 +224,7 @@ impl ModelFile<'_> {
         entry.check_limits(at, &mut mistakes);
         entry.check_dialect(at, provider.dialect, &mut mistakes);
         let location = entry.location(at, provider.dialect, &mut mistakes);
+        let concurrency = entry.concurrency(&mut mistakes);
         let pixels = entry.pixels(&mut mistakes);
         entry.check_costs(&mut mistakes);
         let prices = entry.prices(&mut mistakes);
@@ -271,6 +272,7 @@ impl ModelFile<'_> {
                 .map_or(MAX_INPUT_BYTES, Spanned::into_inner),
             max_outputs: entry.max_outputs.map_or(MAX_OUTPUTS, Spanned::into_inner),
             timeout: Duration::from_secs(entry.timeout_seconds.into_inner()),
+            concurrency,
             announced: entry.announced.0,
             deprecated: entry.deprecated.map(|day| day.into_inner().0),
             shut_down: entry.shut_down.map(|day| day.into_inner().0),
@@ -315,6 +317,7 @@ impl ModelFile<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Concurrency;
 
     const MODEL: &str = r#"
 title = "X"
@@ -352,6 +355,21 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
     #[test]
     fn a_file_without_mistakes_is_accepted() {
         assert_eq!(mistakes(&file("")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_model_states_its_concurrency_or_has_the_default() {
+        for (changes, initial, max) in [
+            ("", 32, 2_000),
+            ("concurrency = 200", 200, 2_000),
+            ("max_concurrency = 400", 32, 400),
+            ("max_concurrency = 4", 4, 4),
+            ("concurrency = 200\nmax_concurrency = 200", 200, 200),
+        ] {
+            let catalog = read([("mine.toml".to_owned(), file(changes))]).unwrap();
+            let expected = Concurrency { initial, max };
+            assert_eq!(catalog.models["x"].concurrency, expected, "{changes}");
+        }
     }
 
     #[test]
@@ -421,6 +439,18 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
             (
                 "max_input_bytes = 0",
                 "models/mine.toml:4: model x: max_input_bytes must be",
+            ),
+            (
+                "concurrency = 0",
+                "models/mine.toml:4: model x: concurrency must be 1 to 2000",
+            ),
+            (
+                "max_concurrency = 2001",
+                "models/mine.toml:4: model x: max_concurrency must be 1 to 2000",
+            ),
+            (
+                "concurrency = 9\nmax_concurrency = 8",
+                "models/mine.toml:4: model x: concurrency is higher than max_concurrency",
             ),
         ] {
             let found = mistakes(&file(changes));

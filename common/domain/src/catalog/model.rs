@@ -38,6 +38,8 @@ pub struct Model {
     pub max_outputs: u32,
     /// Longest time that one call may take.
     pub timeout: Duration,
+    /// How many calls may be in flight at once, on each lane of the model.
+    pub concurrency: Concurrency,
     /// When its provider announced it.
     pub announced: Date,
     /// From when on its provider advises against it.
@@ -58,6 +60,30 @@ pub struct Model {
     /// Newest first.
     pub(super) prices: Vec<Price>,
     pub(super) cost: ProviderCost,
+}
+
+/// How many calls of one lane may be in flight at once. What is learned of the provider changes the
+/// limit of the lane between 1 and `max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concurrency {
+    /// The limit of a lane of which nothing is known yet.
+    pub initial: u32,
+    /// The limit is never higher.
+    pub max: u32,
+}
+
+impl Concurrency {
+    /// The highest limit that a lane can have.
+    pub const MAX: u32 = 2_000;
+}
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Self {
+            initial: 32,
+            max: Self::MAX,
+        }
+    }
 }
 
 /// What the provider charges us, in millionths of a US dollar.

@@ -1,29 +1,19 @@
--- Shared by all lane scripts: the clock, the check of stored values, and the state of a lane.
--- Rust puts this text in front of each script, so its locals are visible there.
+-- Shared by all scripts that read lanes: the clock, the check of stored values, and the state of a
+-- lane. Rust puts this text in front of each script, so its locals are visible there.
 --
 -- Redis runs a script alone, so each script is one atomic step. All times are milliseconds since
 -- 1970 on the clock of Redis: the clocks of workers differ.
 --
--- Keys of one lane:
---   <lane>                        hash, the lane itself (fields below)
---   <lane>:calls                  sorted set of calls in flight, scored by when they stop counting
---   <lane>:tenant:<t>             hash, the lane as tenant t sees it: until, why, broken, probe,
---                                 since, strikes, openings
---   <lane>:tenant:<t>:calls       as <lane>:calls, of this tenant only
---   <lane>:closed                 sorted set of tenants the lane is unavailable for, scored by until when
---   <lane>:strikers               hash, tenant -> strikes counted against the lane
+-- Every command inside a script costs time of the one thread of Redis. So the whole state of a lane
+-- is one value, and what only failures need is read only after a failure.
 --
--- Fields of the lane's hash:
---   limit      calls allowed in flight at once; fractions are kept, only whole calls are granted
---   until      no call starts before this time; why: the outcome class that set it
---   since      when the lane became unavailable; absent while it is available
---   broken     '1' while the circuit breaker is open or half-open; probe: the call that probes it
---   strikes    strikes since the last success; openings: times in a row the breaker opened
---   pauses     times in a row the lane paused at its lowest limit
---   cut        when the limit was last cut; absent before the first cut
---   took       moving average of how long a call takes; last: when the last call started
---   budget     retries that may start; budget_at: when the last one started
---   corrected  names of fields whose stored value no script writes
+-- Keys:
+--   <queue>:lanes            hash, one field for each lane: its state as JSON (LANE_FIELDS)
+--   <lane>:calls             sorted set of calls in flight, `tenant:call`, scored by when they stop
+--                            counting
+--   <lane>:tenant:<t>        string, the lane as tenant t sees it, as JSON (TENANT_FIELDS)
+--   <lane>:closed            sorted set of tenants the lane is unavailable for, scored by until when
+--   <lane>:strikers          hash, tenant -> strikes counted against the lane
 --
 -- Whoever can write to Redis can plant any value. A value that no script would write is replaced: a
 -- limit by the nearest allowed one, anything else as if it were absent. The name of the field goes
@@ -32,111 +22,179 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local HOUR = 3600000
+-- How long a lane must be full, without a new call and without a 429, before its limit doubles.
+local GROWTH_INTERVAL = 1000
+-- When a caller should ask a full lane again. A caller that knows of the end of a call asks earlier.
+local FULL_WAIT = 200
 
--- Reads fields of a hash. A key that is not a hash is deleted first.
-local function read_fields(key, ...)
-  local stored = redis.pcall('HMGET', key, ...)
-  if not stored.err then return stored end
-  redis.call('DEL', key)
-  redis.call('HSET', key, 'corrected', 'type')
-  return redis.call('HMGET', key, ...)
+-- The fields of a lane, each with its lowest and highest value, or with its type.
+local LANE_FIELDS = {
+  limit = {1, 2000}, -- calls allowed in flight at once; absent before the first change; fractions are kept, only whole calls are granted
+  ['until'] = {0, 1e15}, -- no call starts before this time
+  why = 'string', -- the outcome class that set `until`
+  since = {0, now + HOUR}, -- when the lane became unavailable; absent while it is available
+  broken = 'boolean', -- true while the circuit breaker is open or half-open
+  probe = 'string', -- the member of `calls` that probes the lane
+  strikes = {0, 1000}, -- strikes since the last success
+  openings = {0, 60}, -- times in a row the breaker opened
+  pauses = {0, 60}, -- times in a row the lane paused at its lowest limit
+  cut = {0, now + HOUR}, -- when the limit was last cut; absent before the first cut
+  took = {0, HOUR}, -- moving average of how long a call takes
+  last = {0, now + 60000}, -- when the last call started
+  budget = {0, 1000}, -- retries that may start
+  budget_at = {0, now + HOUR}, -- when the last one started
+  struck = {0, now + 2 * HOUR}, -- until when records of tenants with strikes may exist
+  in_flight = {0, 1e6}, -- members of `calls`, as they were counted last
+  recount_at = {0, now + 2 * HOUR}, -- when a member of `calls` may stop counting: count again
+  keep_at = {0, now + 24 * HOUR}, -- when the keys must be kept for longer
+}
+-- The fields of a lane as one tenant sees it.
+local TENANT_FIELDS = {
+  ['until'] = {0, 1e15}, why = 'string', since = {0, now + HOUR}, broken = 'boolean', probe = 'string',
+  strikes = {0, 1000}, openings = {0, 60},
+}
+
+-- Runs a command. A key of another type is deleted first.
+local function run(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then redis.call('DEL', key) end
+  return redis.call(command, key, ...)
 end
 
--- Reads a number that must be within `min` and `max`; corrects the stored field where it is not.
-local function read_number(key, field, text, default, min, max)
-  if not text then return default end
-  local value = tonumber(text)
-  -- Every comparison with NaN is false, so NaN does not return here.
-  if value and value >= min and value <= max then return value end
+-- Returns the value if the field may hold it, else the one that replaces it.
+local function allowed_value(field, value, allowed)
+  if type(allowed) == 'string' then
+    if type(value) == allowed and (allowed ~= 'string' or #value <= 200) then return value end
+    return nil
+  end
+  -- NaN differs from itself.
+  if type(value) ~= 'number' or value ~= value then return nil end
+  if value >= allowed[1] and value <= allowed[2] then return value end
   -- A limit is set to its nearest bound, because the default could be far from the limit that suits
   -- the provider.
-  if field ~= 'limit' or not value or value ~= value then value = default
-  else value = math.max(min, math.min(max, value)) end
-  if value then redis.call('HSET', key, field, value) else redis.call('HDEL', key, field) end
-  local corrected = redis.call('HGET', key, 'corrected')
-  if not corrected then redis.call('HSET', key, 'corrected', field)
-  -- The text is bounded, so that values that are planted again and again do not let the hash grow.
-  elseif #corrected < 200 then redis.call('HSET', key, 'corrected', corrected .. ' ' .. field) end
-  return value
+  if field == 'limit' then return math.max(allowed[1], math.min(allowed[2], value)) end
+  return nil
 end
 
--- Reads a whole number from 0 to `max`.
-local function read_count(key, field, text, max)
-  return math.floor(read_number(key, field, text, 0, 0, max))
+-- Reads a record: the known fields of a stored JSON object. `corrected` names what was replaced.
+local function decode(text, fields)
+  if not text then return {} end
+  local is_json, stored = pcall(cjson.decode, text)
+  if not is_json or type(stored) ~= 'table' then return {corrected = 'type'} end
+  local record, corrected = {}, {}
+  if type(stored.corrected) == 'string' then corrected[1] = string.sub(stored.corrected, 1, 200) end
+  for field, allowed in pairs(fields) do
+    local value = stored[field]
+    if value ~= nil then
+      record[field] = allowed_value(field, value, allowed)
+      if record[field] ~= value then table.insert(corrected, field) end
+    end
+  end
+  if #corrected > 0 then record.corrected = table.concat(corrected, ' ') end
+  return record
 end
 
--- Deletes a key that is not a sorted set.
-local function ensure_sorted_set(key)
-  local card = redis.pcall('ZCARD', key)
-  if type(card) == 'table' and card.err then redis.call('DEL', key) end
+-- Reads the fields of several lanes from the hash of all lanes, with one command.
+local function read_lanes(lanes_key, names)
+  local texts = redis.pcall('HMGET', lanes_key, unpack(names))
+  if not texts.err then return texts end
+  redis.call('DEL', lanes_key)
+  for i = 1, #names do texts[i] = 'another type' end
+  return texts
+end
+
+-- Writes the state of a lane. `lane_ttl` is how long the keys live after the last call.
+local function save(lane, lane_ttl)
+  local state = lane.state
+  local is_due = now >= (state.keep_at or 0)
+  if is_due then state.keep_at = now + lane_ttl / 2 end
+  redis.call('HSET', lane.lanes_key, lane.name, cjson.encode(state))
+  if is_due then
+    redis.call('PEXPIRE', lane.lanes_key, lane_ttl)
+    redis.call('PEXPIRE', lane.calls_key, lane_ttl)
+  end
 end
 
 -- Counts the calls in flight, after removing those that no longer count.
-local function count_in_flight(calls_key)
-  ensure_sorted_set(calls_key)
+local function recount(lane)
   -- Nobody reported the end of these calls in time, so their worker died.
-  redis.call('ZREMRANGEBYSCORE', calls_key, '-inf', now)
+  run('ZREMRANGEBYSCORE', lane.calls_key, '-inf', now)
   -- No model may take two hours, so the value was planted, or the clock was set back.
-  redis.call('ZREMRANGEBYSCORE', calls_key, '(' .. now + 2 * HOUR, '+inf')
-  return redis.call('ZCARD', calls_key)
+  redis.call('ZREMRANGEBYSCORE', lane.calls_key, '(' .. now + 2 * HOUR, '+inf')
+  lane.state.in_flight = redis.call('ZCARD', lane.calls_key)
+  local first = redis.call('ZRANGE', lane.calls_key, 0, 0, 'WITHSCORES')
+  lane.state.recount_at = math.min(tonumber(first[2]) or now + HOUR, now + HOUR)
 end
 
--- Loads a lane. `wait` is 0 where a call may start, else the milliseconds until asking again makes
--- sense; `why` says what it waits for, and `cause` what opened the circuit breaker.
-local function load_lane(lane_key, calls_key, first_limit)
-  local stored = read_fields(lane_key, 'limit', 'until', 'why', 'broken', 'probe', 'cut', 'took', 'last', 'since')
+-- Loads a lane from its stored state. `wait` is 0 where a call may start, else the milliseconds
+-- until asking again makes sense; `why` says what it waits for, and `cause` what opened the circuit
+-- breaker. `place` has the keys and limits of the lane: lanes_key, calls_key, name, first_limit,
+-- max_limit and ttl. `may_grow` applies the growth of a full lane.
+local function load_lane(text, place, may_grow)
+  local state = decode(text, LANE_FIELDS)
+  -- What was learned hours ago is worth nothing.
+  if state.last and now - state.last > place.ttl then state = {corrected = state.corrected} end
   local lane = {
-    limit = read_number(lane_key, 'limit', stored[1], tonumber(first_limit), 1, 2000),
-    blocked_until = read_number(lane_key, 'until', stored[2], 0, 0, 1e15),
-    why = stored[3] or '', cause = stored[3] or '', circuit_open = stored[4] == '1',
-    cut_at = read_number(lane_key, 'cut', stored[6], nil, 0, now + HOUR),
-    took = read_number(lane_key, 'took', stored[7], nil, 0, HOUR),
-    since = read_count(lane_key, 'since', stored[9], now + HOUR),
-    in_flight = count_in_flight(calls_key), gap = 0, gap_left = 0 }
+    state = state, lanes_key = place.lanes_key, calls_key = place.calls_key, name = place.name,
+    limit = math.min(state.limit or place.first_limit, place.max_limit),
+    blocked_until = state['until'] or 0, circuit_open = state.broken or false,
+    why = state.why or '', cause = state.why or '', gap = 0, gap_left = 0, has_tenants = (state.struck or 0) > now }
+  if not state.in_flight or now >= (state.recount_at or 0) then
+    recount(lane)
+    save(lane, place.ttl)
+  end
+  lane.in_flight = state.in_flight
+  -- A lane that was never cut doubles its limit when the limit, or the share of one tenant, was used
+  -- up for a while: the provider has answered none of these calls with 429.
+  if may_grow and not state.cut and state.last and now - state.last >= GROWTH_INTERVAL
+      and lane.in_flight >= math.floor(lane.limit) - math.floor(lane.limit / 8) and lane.limit < place.max_limit then
+    lane.limit = math.min(place.max_limit, lane.limit * 2)
+    lane.has_grown = true
+  end
   -- A clock that was set back must not keep a lane unavailable for the whole jump.
   if lane.blocked_until > now + HOUR then lane.blocked_until = now end
   -- Calls are spread evenly only after the first cut: a provider that counts calls per second
   -- refuses a burst. The factor 0.7 lets calls start a little faster than they end, so that the
   -- limit can be reached.
-  if lane.cut_at and lane.took then
-    lane.gap = math.min(60000, lane.took / lane.limit * 0.7)
-    local last = read_number(lane_key, 'last', stored[8], 0, 0, now + 60000)
-    lane.gap_left = math.min(lane.gap, last + lane.gap - now)
+  if state.cut and state.took then
+    lane.gap = math.min(60000, state.took / lane.limit * 0.7)
+    lane.gap_left = math.min(lane.gap, (state.last or 0) + lane.gap - now)
   end
   -- If the worker of a probe died, its call is removed from the sorted set after a time, and
   -- another call may probe.
-  local is_probed = lane.circuit_open and stored[5] and redis.call('ZSCORE', calls_key, stored[5])
+  local is_probed = lane.circuit_open and state.probe and run('ZSCORE', lane.calls_key, state.probe)
   -- Paused, or the circuit breaker is open.
   if lane.blocked_until > now then lane.wait = math.ceil(lane.blocked_until - now)
   -- Half-open: one call decides for all others.
   elseif is_probed then lane.wait = 500
   -- Full: a call may end at any moment.
-  elseif lane.in_flight >= math.floor(lane.limit) then lane.wait, lane.why = 50, 'full'
+  elseif lane.in_flight >= math.floor(lane.limit) then lane.wait, lane.why = FULL_WAIT, 'full'
   -- The gap to the last call is long. A short gap is checked only by `acquire`.
   elseif lane.gap_left > 1000 then lane.wait, lane.why = math.ceil(lane.gap_left), 'full'
   else lane.wait = 0 end
   return lane
 end
 
--- Loads the lane as one tenant sees it: unavailable because of the tenant's own calls, or full with
--- them. An eighth of the lane's limit is kept for other tenants.
-local function load_tenant(tenant_key, calls_key, lane)
-  local stored = read_fields(tenant_key, 'until', 'why', 'broken', 'probe', 'strikes', 'openings')
-  local tenant = {
-    blocked_until = read_number(tenant_key, 'until', stored[1], 0, 0, 1e15),
-    why = stored[2] or '', circuit_open = stored[3] == '1',
-    strikes = read_count(tenant_key, 'strikes', stored[5], 1000),
-    openings = read_count(tenant_key, 'openings', stored[6], 60),
-    in_flight = count_in_flight(calls_key) }
+-- Whether a tenant has as many calls in flight as it may: an eighth of the lane's limit is kept for
+-- other tenants. The calls are looked through only if the whole lane has so many.
+local function has_used_share(lane, tenant_name)
+  local share = math.max(1, math.floor(lane.limit) - math.floor(lane.limit / 8))
+  if lane.in_flight < share then return false end
+  local count, prefix = 0, tenant_name .. ':'
+  for _, member in ipairs(run('ZRANGE', lane.calls_key, 0, -1)) do
+    if string.sub(member, 1, #prefix) == prefix then count = count + 1 end
+  end
+  return count >= share
+end
+
+-- Loads the lane as one tenant sees it: its own strikes and circuit breaker.
+local function load_tenant(tenant_key, lane)
+  local text = lane.has_tenants and run('GET', tenant_key)
+  local state = decode(text, TENANT_FIELDS)
+  state.corrected = nil
+  local tenant = {state = state, blocked_until = state['until'] or 0, circuit_open = state.broken or false, why = state.why or ''}
   -- As for the lane, a clock that was set back must not block the tenant for long.
   if tenant.blocked_until > now + HOUR then tenant.blocked_until = now end
-  local share = math.max(1, math.floor(lane.limit) - math.floor(lane.limit / 8))
-  -- The circuit breaker is open for this tenant.
-  if tenant.blocked_until > now then tenant.wait = math.ceil(tenant.blocked_until - now)
-  -- Half-open: one of the tenant's calls probes.
-  elseif tenant.circuit_open and stored[4] and redis.call('ZSCORE', calls_key, stored[4]) then tenant.wait = 500
-  -- The tenant has used its share of the lane.
-  elseif tenant.in_flight >= share then tenant.wait, tenant.why = 50, 'full'
-  else tenant.wait = 0 end
   return tenant
 end

@@ -1,6 +1,8 @@
 //! Acquires a lane for a call before the call is journaled, and releases the lane however the call
 //! ends.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::catalog::{Lane, Model};
@@ -13,12 +15,14 @@ use rand::RngExt;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::lane_waiters::LaneWaiters;
 
 /// How long an attempt waits for a full lane. After that its job is put back, and another job may
 /// use the slot.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long an attempt waits, on average, before it tries a full lane again.
-const POLL_INTERVAL: Duration = Duration::from_millis(60);
+/// How long a job waits that was put back although its attempt never asked for the lane: other
+/// attempts of the tenant were first.
+const WAIT_WITHOUT_TURN: Duration = Duration::from_millis(200);
 /// How long after the model's timeout a call still counts as in flight if no attempt reports its
 /// end.
 const LATE_END_GRACE: Duration = Duration::from_secs(30);
@@ -44,33 +48,68 @@ impl LaneLimiter<'_> {
         call: CallId,
         is_retry: bool,
     ) -> Result<&'a Lane, Pause> {
-        let started = Instant::now();
+        let deadline = Instant::now() + ACQUIRE_TIMEOUT;
+        let waiters = &self.app.lane_waiters;
+        let first = lanes[0];
+        let turn = waiters.turn(first, self.tenant);
+        let Some(_turn) = self.unless_over(deadline, turn).await else {
+            let (wait, reason) = (WAIT_WITHOUT_TURN, PauseReason::Full);
+            return Err(Pause { wait, reason });
+        };
+        let ends = waiters.ends(first);
         loop {
-            let mut pauses = Vec::new();
-            for &lane in lanes {
-                match self.try_acquire(lane, call, is_retry).await {
-                    Ok(Acquisition::Granted) => return Ok(lane),
-                    Ok(Acquisition::Denied(pause)) => pauses.push(pause),
-                    Err(error) => {
-                        tracing::debug!(%error, %lane, "The lane's state could not be read, so the lane counts as available");
-                        return Ok(lane);
-                    }
-                }
-            }
-            // The model counts as retired only if every lane says so. So the pause of a retired
-            // model sorts last.
-            let retired = PauseReason::Answers(Class::ModelRetired);
-            let pauses = pauses.into_iter();
-            let shortest = pauses.min_by_key(|pause| (pause.reason == retired, pause.wait));
-            let pause = shortest.expect("a model has a lane");
-            let may_wait = pause.reason == PauseReason::Full && started.elapsed() < ACQUIRE_TIMEOUT;
-            if !may_wait || self.app.stop_signal.is_cancelled() {
+            // Listens before it asks, so that no end of a call is missed in between.
+            let mut call_ended = pin!(ends.notified());
+            call_ended.as_mut().enable();
+            let pause = match self.try_all(lanes, call, is_retry).await {
+                Err(pause) if pause.reason == PauseReason::Full => pause,
+                decided => return decided,
+            };
+            // Without jitter all workers would try again at the same moment.
+            let delay = pause.wait.mul_f64(rand::rng().random_range(1.0..1.3));
+            let wait = tokio::time::timeout(delay, call_ended);
+            if self.unless_over(deadline, wait).await.is_none() {
                 return Err(pause);
             }
-            // Without jitter all waiting attempts would try again at the same moment.
-            let delay = POLL_INTERVAL.mul_f64(rand::rng().random_range(0.7..1.3));
-            tokio::time::sleep(delay).await;
         }
+    }
+
+    /// Waits for something until the deadline, or until this worker stops. Only waits end early here,
+    /// never a request to Redis: its answer may grant a place, which somebody must give back.
+    async fn unless_over<T>(&self, deadline: Instant, wait: impl Future<Output = T>) -> Option<T> {
+        let in_time = tokio::time::timeout_at(deadline.into(), wait);
+        let unless_stopped = self.app.stop_signal.run_until_cancelled(in_time);
+        unless_stopped.await?.ok()
+    }
+
+    /// Tries each lane once.
+    ///
+    /// # Errors
+    ///
+    /// If no lane allows the call, returns the shortest pause.
+    async fn try_all<'a>(
+        &self,
+        lanes: &[&'a Lane],
+        call: CallId,
+        is_retry: bool,
+    ) -> Result<&'a Lane, Pause> {
+        let mut pauses = Vec::new();
+        for &lane in lanes {
+            match self.try_acquire(lane, call, is_retry).await {
+                Ok(Acquisition::Granted) => return Ok(lane),
+                Ok(Acquisition::Denied(pause)) => pauses.push(pause),
+                Err(error) => {
+                    tracing::debug!(%error, %lane, "The lane's state could not be read, so the lane counts as available");
+                    return Ok(lane);
+                }
+            }
+        }
+        // The model counts as retired only if every lane says so. So the pause of a retired model
+        // sorts last.
+        let retired = PauseReason::Answers(Class::ModelRetired);
+        let pauses = pauses.into_iter();
+        let shortest = pauses.min_by_key(|pause| (pause.reason == retired, pause.wait));
+        Err(shortest.expect("a model has a lane"))
     }
 
     async fn try_acquire(
@@ -94,6 +133,7 @@ impl LaneLimiter<'_> {
         if let Err(error) = released.await {
             tracing::debug!(%error, %lane, "The call could not be released from its lane, so its result was not reported");
         }
+        self.app.lane_waiters.call_ended(lane);
     }
 
     /// The time from its start after which a call on this lane counts as ended.
@@ -106,6 +146,7 @@ impl LaneLimiter<'_> {
     pub(super) fn permit(&self, lane: &Lane, id: CallId) -> LanePermit {
         LanePermit {
             lanes: self.app.lanes.clone(),
+            waiters: Arc::clone(&self.app.lane_waiters),
             tasks: self.app.tasks.clone(),
             lane: lane.clone(),
             tenant: self.tenant,
@@ -120,6 +161,7 @@ impl LaneLimiter<'_> {
 /// attempt fails or is dropped.
 pub(super) struct LanePermit {
     lanes: Lanes,
+    waiters: Arc<LaneWaiters>,
     tasks: TaskTracker,
     lane: Lane,
     tenant: TenantId,
@@ -137,8 +179,10 @@ impl Drop for LanePermit {
         }
         let (lanes, lane, tenant) = (self.lanes.clone(), self.lane.clone(), self.tenant);
         let (id, max_duration) = (self.id, self.max_duration);
+        let waiters = Arc::clone(&self.waiters);
         self.tasks.spawn(async move {
             let _result = lanes.release(&lane, tenant, id, None, max_duration).await;
+            waiters.call_ended(&lane);
         });
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct ModelEntry {
     pub(super) max_input_bytes: Option<Spanned<usize>>,
     pub(super) max_outputs: Option<Spanned<u32>>,
     pub(super) timeout_seconds: Spanned<u64>,
+    pub(super) concurrency: Option<Spanned<u32>>,
+    pub(super) max_concurrency: Option<Spanned<u32>>,
     pub(super) announced: Day,
     pub(super) deprecated: Option<Spanned<Day>>,
     pub(super) shut_down: Option<Spanned<Day>>,

@@ -1,8 +1,10 @@
 //! What must be true of one model, whatever the other models are: a function for each rule.
 
+use toml::Spanned;
+
 use super::ModelFile;
 use super::entry::{ModelEntry, PriceEntry};
-use crate::catalog::Price;
+use crate::catalog::{Concurrency, Price};
 use crate::credits::Credits;
 use crate::generation::image::{MAX_INPUT_BYTES, MAX_OUTPUTS, Pixels};
 use crate::outcome::table::Dialect;
@@ -59,6 +61,28 @@ impl ModelEntry {
                 &format!("max_input_bytes must be 1 to {MAX_INPUT_BYTES}"),
             );
         }
+    }
+
+    /// The limits of calls in flight. A highest limit below the default lowers the first one, too.
+    pub(super) fn concurrency(&self, mistakes: &mut ModelMistakes<'_>) -> Concurrency {
+        let mut read = |name: &str, limit: Option<&Spanned<u32>>| {
+            let limit = limit?;
+            if !(1..=Concurrency::MAX).contains(limit.get_ref()) {
+                let range = format!("{name} must be 1 to {}", Concurrency::MAX);
+                mistakes.add(limit.span().start, &range);
+            }
+            Some(*limit.get_ref())
+        };
+        let initial = read("concurrency", self.concurrency.as_ref());
+        let max = read("max_concurrency", self.max_concurrency.as_ref()).unwrap_or(Concurrency::MAX);
+        let initial = initial.unwrap_or_else(|| Concurrency::default().initial.min(max));
+        if let Some(limit) = &self.concurrency
+            && initial > max
+        {
+            let above = "concurrency is higher than max_concurrency";
+            mistakes.add(limit.span().start, above);
+        }
+        Concurrency { initial, max }
     }
 
     /// Checks the keys that only some dialects allow.
