@@ -57,8 +57,8 @@ start-latency: ## Measure the time from the 202 to the call of the model, on an 
 
 bench-images: ## Measure time, bytes and quality of images beside sharp, pyvips and Pillow (ROUNDS=5)
 	@scripts/setup bench
-	cargo build --locked --workspace --all-targets
-	ROUNDS=$(or $(ROUNDS),5) $(BUILT)/../bench/peers/venv/bin/python tests/bench/images.py $(BUILT)/../bench/peers $(BUILT)/image-engine
+	cargo build --locked --release -p imaging --example image-engine
+	ROUNDS=$(or $(ROUNDS),5) $(BUILT)/../bench/peers/venv/bin/python tests/bench/images.py $(BUILT)/../bench/peers $(BUILT)/../release/examples/image-engine
 
 sweep: ## Compare every PNG, JPEG and WebP file of Pillow's own tests with Pillow and LittleCMS
 	@scripts/setup sweep

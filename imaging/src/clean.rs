@@ -6,7 +6,7 @@ use domain::generation::image::{Chroma, Encoding, Format, Pixels};
 use super::decode::Original;
 use super::fit::Plan;
 use super::resize::{self, ResampleSpace};
-use super::{ImagingError, Rendition, encode, resize_and_turn};
+use super::{ImagingError, Rendition, decode_and_resize, encode};
 
 /// The longest side of the result, in pixels. No model uses more.
 const MAX_SIDE: u32 = 4096;
@@ -17,9 +17,9 @@ const QUALITIES: [(u8, Chroma); 2] = [(95, Chroma::Full), (85, Chroma::Quarter)]
 /// Encodes an uploaded image anew, as [`super::clean`] describes.
 pub(super) fn clean(file: &[u8], max_bytes: usize) -> Result<Rendition, ImagingError> {
     let original = Original::open(file)?;
-    let (source_format, orientation) = (original.format, original.orientation);
+    let source_format = original.format;
     let plan = Plan::within_square(original.width, original.height, MAX_SIDE);
-    let mut pixels = resize_and_turn(original.decode()?, orientation, plan, ResampleSpace::Linear)?;
+    let mut pixels = decode_and_resize(original, plan, ResampleSpace::Linear)?;
     loop {
         for (format, encoding) in encodings(source_format, pixels.color().has_alpha()) {
             let bytes = encode::encode(&pixels, format, encoding)?;

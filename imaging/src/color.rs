@@ -90,6 +90,11 @@ enum Source {
 }
 
 impl ColorTags {
+    /// Whether RGB pixels with these tags are sRGB already.
+    pub(super) fn are_srgb(&self) -> bool {
+        matches!(self.profile(Source::Rgb), Ok(None))
+    }
+
     /// The color space of the pixels. Returns `None` if they are sRGB, or if the file says nothing that can be read.
     fn profile(&self, source: Source) -> Result<Option<ColorProfile>, Reason> {
         // 2 means unspecified, both for primaries and for the transfer function (H.273).

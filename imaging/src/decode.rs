@@ -11,7 +11,7 @@ use image::{
     metadata::Orientation,
 };
 
-use domain::generation::image::{Format, MAX_PIXELS, MAX_SIDE};
+use domain::generation::image::{Format, MAX_PIXELS, MAX_SIDE, Pixels};
 
 use super::color::{self, ColorTags, Decoded};
 use super::jpeg::Jpeg;
@@ -100,12 +100,36 @@ impl<'a> Original<'a> {
         decoding.max(decoded.saturating_add(converted))
     }
 
-    /// Decodes the pixels to eight-bit RGB or RGBA in sRGB. They are not turned yet.
-    pub(super) fn decode(self) -> Result<DynamicImage, ImagingError> {
+    /// The size of the image as stored, before it is turned upright.
+    pub(super) fn stored_size(&self) -> Pixels {
+        let (width, height) = turned_size(self.orientation, self.width, self.height);
+        Pixels { width, height }
+    }
+
+    /// Decodes the pixels. If they are stored as eight-bit RGB in sRGB, `each_row` gets them row by row, and the result
+    /// is `None`. So the whole image is never in memory. Otherwise the result is that of [`Self::decode`].
+    pub(super) fn decode_rows_or_all(
+        mut self,
+        each_row: impl FnMut(&[u8]),
+    ) -> Result<Option<DynamicImage>, ImagingError> {
+        let tags = self.file.take_color_tags();
+        let decoded = if self.file.has_rgb_rows() && tags.are_srgb() {
+            self.file.decode_rows(each_row).map(|()| None)
+        } else {
+            let pixels = self.file.decode();
+            pixels.and_then(|pixels| color::to_srgb(pixels, &tags).map(Some))
+        };
         let format = self.format;
-        self.file
-            .decode()
-            .and_then(|(pixels, tags)| color::to_srgb(pixels, &tags))
+        decoded.map_err(|reason| ImagingError::Unreadable { format, reason })
+    }
+
+    /// Decodes the pixels to eight-bit RGB or RGBA in sRGB. They are not turned yet.
+    pub(super) fn decode(mut self) -> Result<DynamicImage, ImagingError> {
+        let format = self.format;
+        let tags = self.file.take_color_tags();
+        let pixels = self.file.decode();
+        pixels
+            .and_then(|pixels| color::to_srgb(pixels, &tags))
             .map_err(|reason| ImagingError::Unreadable { format, reason })
     }
 }
@@ -171,27 +195,44 @@ impl<'a> File<'a> {
         .unwrap_or(Orientation::NoTransforms)
     }
 
-    fn decode(self) -> Result<(Decoded, ColorTags), &'static str> {
+    /// What the file says about its colors. The profile is moved out of the decoder.
+    fn take_color_tags(&mut self) -> ColorTags {
+        let icc = match self {
+            Self::Png(png) => return png.color_tags(),
+            Self::Jpeg(jpeg) => jpeg.icc.take(),
+            Self::Webp(webp) => webp.icc_profile().ok().flatten(),
+        };
+        ColorTags {
+            icc,
+            ..ColorTags::default()
+        }
+    }
+
+    /// Whether [`Self::decode_rows`] can be called.
+    fn has_rgb_rows(&self) -> bool {
         match self {
-            Self::Png(png) => {
-                let tags = png.color_tags();
-                Ok((Decoded::Additive(png.decode()?), tags))
-            }
-            Self::Jpeg(mut jpeg) => {
-                let tags = ColorTags {
-                    icc: jpeg.icc.take(),
-                    ..ColorTags::default()
-                };
-                Ok((jpeg.decode()?, tags))
-            }
-            Self::Webp(mut webp) => {
-                let tags = ColorTags {
-                    icc: webp.icc_profile().ok().flatten(),
-                    ..ColorTags::default()
-                };
-                let pixels = DynamicImage::from_decoder(*webp).map_err(|error| reason(&error))?;
-                Ok((Decoded::Additive(pixels), tags))
-            }
+            Self::Png(png) => png.has_rgb_rows(),
+            Self::Jpeg(jpeg) => jpeg.channels() == 3,
+            Self::Webp(_) => false,
+        }
+    }
+
+    /// Decodes rows of RGB with eight bits a channel, from top to bottom, and calls `each` for each of them.
+    fn decode_rows(self, each: impl FnMut(&[u8])) -> Result<(), &'static str> {
+        match self {
+            Self::Png(png) => png.decode_rows(each),
+            Self::Jpeg(jpeg) => jpeg.decode_rows(each),
+            Self::Webp(_) => Err("WebP is not decoded by rows"),
+        }
+    }
+
+    fn decode(self) -> Result<Decoded, &'static str> {
+        match self {
+            Self::Png(png) => png.decode().map(Decoded::Additive),
+            Self::Jpeg(jpeg) => jpeg.decode(),
+            Self::Webp(webp) => DynamicImage::from_decoder(*webp)
+                .map(Decoded::Additive)
+                .map_err(|error| reason(&error)),
         }
     }
 }

@@ -150,7 +150,27 @@ impl<'a> Jpeg<'a> {
     }
 
     /// Decodes all pixels. Returns an error if a bit of a coefficient or the end marker is missing.
-    pub(super) fn decode(mut self) -> Result<Decoded, Reason> {
+    pub(super) fn decode(self) -> Result<Decoded, Reason> {
+        let ((width, height), channels) = (self.size(), self.channels());
+        let mut samples = Vec::with_capacity(width as usize * height as usize * channels);
+        self.decode_rows(|row| samples.extend_from_slice(row))?;
+        let pixels = match channels {
+            1 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageLuma8),
+            3 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageRgb8),
+            _ => {
+                return Ok(Decoded::Cmyk {
+                    width,
+                    height,
+                    samples,
+                });
+            }
+        };
+        pixels.map(Decoded::Additive).ok_or(DAMAGED)
+    }
+
+    /// Decodes all pixels and then gives them row by row. Returns an error if a bit of a coefficient or the end marker
+    /// is missing.
+    pub(super) fn decode_rows(mut self, each: impl FnMut(&[u8])) -> Result<(), Reason> {
         let mut planes = self.frame.planes();
         let mut scans = 0;
         while let Some((marker, data)) = self.rest.next()? {
@@ -176,20 +196,8 @@ impl<'a> Jpeg<'a> {
         for plane in &mut planes {
             plane.transform_stored_blocks();
         }
-        let samples = upsample::to_pixels(&self.frame, self.model, &planes);
-        let (width, height) = self.size();
-        let pixels = match self.channels() {
-            1 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageLuma8),
-            3 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageRgb8),
-            _ => {
-                return Ok(Decoded::Cmyk {
-                    width,
-                    height,
-                    samples,
-                });
-            }
-        };
-        pixels.map(Decoded::Additive).ok_or(DAMAGED)
+        upsample::to_rows(&self.frame, self.model, &planes, each);
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! 1. [`decode`] opens the file within limits, and [`color`] converts its pixels to sRGB.
 //! 2. [`fit`] decides what is scaled, cropped or padded.
-//! 3. [`resize`] resamples the pixels.
+//! 3. [`resize`] resamples the pixels. Rows that need no conversion are resampled as they are decoded.
 //! 4. [`encode`] writes the file.
 //! 5. [`provenance`] adds where the image comes from.
 //!
@@ -24,12 +24,14 @@ mod error;
 mod exif;
 mod fit;
 mod jpeg;
+mod lanczos;
 mod limits;
 mod linear_light;
 mod png;
 mod provenance;
 mod render_pool;
 mod rendition;
+mod resample;
 mod resize;
 mod sharpen;
 #[cfg(test)]
@@ -41,7 +43,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use domain::generation::image::{Format, MediaType, Pixels, Recipe};
 use image::DynamicImage;
-use image::metadata::Orientation;
 
 use self::decode::Original;
 pub use self::error::ImagingError;
@@ -163,20 +164,17 @@ pub fn measure_steps(
     space: ResampleSpace,
     clock: impl Fn() -> f64,
 ) -> Result<[f64; 3], ImagingError> {
-    let original = Original::open(original)?;
-    let plan = Plan::new(original.width, original.height, recipe)?;
-    let orientation = original.orientation;
+    let open = || Original::open(original);
+    let plan = Plan::new(open()?.width, open()?.height, recipe)?;
     let started = clock();
-    let decoded = original.decode()?;
-    let decoded_at = clock();
-    let pixels = resize_and_turn(decoded, orientation, plan, space)?;
-    let resampled = clock();
+    open()?.decode_rows_or_all(|_| ())?;
+    let decoded = clock();
+    // Rows are resampled while others are decoded. So this step is what both take together, without decoding.
+    let pixels = decode_and_resize(open()?, plan, space)?;
+    let resized = clock();
     encode::encode(&pixels, recipe.format, recipe.rendering.encoding)?;
-    Ok([
-        decoded_at - started,
-        resampled - decoded_at,
-        clock() - resampled,
-    ])
+    let (decoding, both) = (decoded - started, resized - decoded);
+    Ok([decoding, both - decoding, clock() - resized])
 }
 
 /// The pixels of a rendition before they are encoded, and the format of the original.
@@ -194,8 +192,8 @@ fn fitted_image(
     let original = Original::open(bytes)?;
     let (width, height) = (original.width, original.height);
     let plan = Plan::new(width, height, recipe)?;
-    let (orientation, source_format) = (original.orientation, original.format);
-    let mut pixels = resize_and_turn(original.decode()?, orientation, plan, space)?;
+    let source_format = original.format;
+    let mut pixels = decode_and_resize(original, plan, space)?;
 
     let is_reduced = width > recipe.target.width || height > recipe.target.height;
     if recipe.rendering.sharpen && is_reduced {
@@ -207,17 +205,29 @@ fn fitted_image(
     })
 }
 
-/// Resizes pixels by a plan, and turns them upright.
-fn resize_and_turn(
-    pixels: DynamicImage,
-    orientation: Orientation,
+/// Decodes an image, resizes it by a plan, and turns it upright.
+fn decode_and_resize(
+    original: Original<'_>,
     plan: Plan,
     space: ResampleSpace,
 ) -> Result<DynamicImage, ImagingError> {
+    let orientation = original.orientation;
+    let stored = original.stored_size();
     // The pixels are turned after resizing, because there are fewer pixels then. So the plan must be turned before.
     let swaps_sides = matches!(decode::turned_size(orientation, 0, 1), (1, 0));
     let plan = if swaps_sides { plan.transposed() } else { plan };
-    let mut pixels = resize::resize(plan, pixels, space)?;
+    let mut pixels = if stored == plan.scaled {
+        resize::resize(plan, original.decode()?, space)?
+    } else {
+        let mut resampler = resize::resampler::<3>(stored, plan, space);
+        match original.decode_rows_or_all(|row| resampler.add(row))? {
+            Some(pixels) => resize::resize(plan, pixels, space)?,
+            None => {
+                let scaled = resize::rgb(plan, resampler).ok_or(ImagingError::Panicked)?;
+                resize::pad(scaled, plan)
+            }
+        }
+    };
     pixels.apply_orientation(orientation);
     Ok(pixels)
 }

@@ -2,47 +2,75 @@
 //!
 //! A value of sRGB is not proportional to light: 128, halfway between black and white, has a fifth of the light of
 //! white. Resampling averages values, and averages of sRGB values make fine detail too dark. So pixels are resampled as
-//! linear light with sixteen bits, which has at least fourteen steps for each of the 256 values. Converting to linear
-//! light and back changes no value.
-//!
-//! Some Lanczos weights are negative. So after the first pass (horizontal) a value beside an edge may be below black or
-//! above white, and the second pass (vertical) needs this value unclipped. So an eighth of the sixteen-bit range lies
-//! below black, and an eighth above white.
+//! linear light, in floats. Floats also hold what is below black or above white. Such light arises beside an edge,
+//! because some Lanczos weights are negative, and the second pass of the resampler needs it unclipped.
 
 use std::sync::LazyLock;
 
-/// The sixteen-bit value of black.
-const BLACK: u16 = 8_192;
-/// The distance from black to white.
-const RANGE: u16 = 49_151;
+/// The number of entries in the table of values. At its steepest part, near black, the curve of sRGB has twenty of these
+/// steps for each value.
+const STEPS: usize = 65_536;
 
-/// The sixteen-bit linear light of each sRGB value.
-static LINEAR: LazyLock<[u16; 256]> = LazyLock::new(|| {
-    std::array::from_fn(|value| {
-        let value = u8::try_from(value).expect("below 256");
-        BLACK + round_to_u16(to_linear(value) * f64::from(RANGE))
-    })
-});
+/// Tables from the 256 values of a channel to what the resampler averages, and back.
+pub(super) struct Curve {
+    shares: [f32; 256],
+    values: Box<[u8; STEPS]>,
+}
 
-/// The nearest sRGB value for each sixteen-bit linear light.
-static ENCODED: LazyLock<Box<[u8]>> = LazyLock::new(|| {
-    (0..=u16::MAX)
-        .map(|light| {
-            let light = (f64::from(light) - f64::from(BLACK)) / f64::from(RANGE);
-            let light = light.clamp(0.0, 1.0);
-            let value = if light <= 0.003_130_8 {
-                light * 12.92
-            } else {
-                1.055 * light.powf(1.0 / 2.4) - 0.055
-            };
-            round_to_u16(value * 255.0).to_le_bytes()[0]
-        })
-        .collect()
-});
+/// The curve of sRGB. The shares are shares of the light of white.
+pub(super) static SRGB: LazyLock<Curve> = LazyLock::new(|| Curve::new(to_linear, to_encoded));
 
-/// The linear light of an sRGB value, from 0 (black) to 1 (white).
-fn to_linear(value: u8) -> f64 {
-    let value = f64::from(value) / 255.0;
+/// A straight line. With it the values of a file are averaged as they are, and so is alpha.
+pub(super) static STRAIGHT: LazyLock<Curve> = LazyLock::new(|| Curve::new(|v| v, |v| v));
+
+impl Curve {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the curves stay between 0 and 1"
+    )]
+    fn new(decode: fn(f64) -> f64, encode: fn(f64) -> f64) -> Self {
+        let mut values = Box::new([0; STEPS]);
+        for (value, step) in values.iter_mut().zip(0_u16..=u16::MAX) {
+            let share = f64::from(step) / f64::from(u16::MAX);
+            *value = (encode(share) * 255.0).round() as u8;
+        }
+        let mut shares = [0.0; 256];
+        for (share, value) in shares.iter_mut().zip(0_u8..=u8::MAX) {
+            *share = decode(f64::from(value) / 255.0) as f32;
+        }
+        Self { shares, values }
+    }
+
+    /// The share of a value, from 0 to 1.
+    #[inline]
+    pub(super) fn share(&self, value: u8) -> f32 {
+        self.shares[usize::from(value)]
+    }
+
+    /// The nearest value for a share that was rounded by [`step`].
+    #[inline]
+    pub(super) fn value(&self, step: u16) -> u8 {
+        self.values[usize::from(step)]
+    }
+}
+
+/// The nearest of 65,536 steps from 0 to 1. Shares below 0 and above 1 are clipped.
+#[expect(
+    clippy::inline_always,
+    reason = "the resampler's loops are vectorized only if they contain this function"
+)]
+#[inline(always)]
+pub(super) fn step(share: f32) -> u16 {
+    // 2^23. A float of this size has no bits for fractions. So adding 2^23 rounds, and the lowest bits of the sum are the
+    // integer. This is faster than a conversion.
+    const ROUND: f32 = 8_388_608.0;
+    let bits = (share.clamp(0.0, 1.0) * f32::from(u16::MAX) + ROUND).to_bits();
+    (bits & 0xFFFF) as u16
+}
+
+/// The linear light of a value of sRGB. Both are from 0 (black) to 1 (white).
+fn to_linear(value: f64) -> f64 {
     if value <= 0.04045 {
         value / 12.92
     } else {
@@ -50,36 +78,13 @@ fn to_linear(value: u8) -> f64 {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "both curves stay in the range of the type"
-)]
-fn round_to_u16(value: f64) -> u16 {
-    value.round() as u16
-}
-
-/// The tables from sRGB values to linear light and back. Call this once for a whole image.
-pub(super) fn tables() -> (&'static [u16; 256], &'static [u8; 65_536]) {
-    let values = ENCODED.as_array().expect("the table has 65,536 entries");
-    (&LINEAR, values)
-}
-
-/// The linear light of each value, from 0 to 1, for colors that are weighted by alpha.
-#[expect(clippy::cast_possible_truncation, reason = "a float is exact enough")]
-pub(super) fn linear_values() -> [f32; 256] {
-    std::array::from_fn(|value| to_linear(u8::try_from(value).expect("below 256")) as f32)
-}
-
-/// The nearest sRGB value for linear light from 0 to 1. Light outside this range is clipped.
-pub(super) fn to_srgb(light: f32) -> u8 {
-    let at = BLACK + round_to_u16(f64::from(light.clamp(0.0, 1.0)) * f64::from(RANGE));
-    ENCODED[usize::from(at)]
-}
-
-/// The nearest of 256 levels for an alpha from 0 to 1.
-pub(super) fn to_alpha(alpha: f32) -> u8 {
-    round_to_u16(f64::from(alpha.clamp(0.0, 1.0)) * 255.0).to_le_bytes()[0]
+/// The value of sRGB for linear light. Both are from 0 (black) to 1 (white).
+fn to_encoded(light: f64) -> f64 {
+    if light <= 0.003_130_8 {
+        light * 12.92
+    } else {
+        1.055 * light.powf(1.0 / 2.4) - 0.055
+    }
 }
 
 #[cfg(test)]
@@ -88,27 +93,28 @@ mod tests {
 
     #[test]
     fn converting_there_and_back_changes_nothing() {
-        let (light, values) = tables();
-        let linear = linear_values();
-        for byte in 0..=u8::MAX {
-            assert_eq!(values[usize::from(light[usize::from(byte)])], byte);
-            assert_eq!(to_srgb(linear[usize::from(byte)]), byte);
-            assert_eq!(to_alpha(f32::from(byte) / 255.0), byte);
+        for curve in [&SRGB, &STRAIGHT] {
+            for value in 0..=u8::MAX {
+                assert_eq!(curve.value(step(curve.share(value))), value);
+            }
+            let ends = [curve.share(0), curve.share(255)];
+            assert_eq!(ends.map(f32::to_bits), [0.0_f32, 1.0].map(f32::to_bits));
+            assert_eq!([-0.2, 1.2].map(|share| curve.value(step(share))), [0, 255]);
         }
-        assert_eq!((light[0], light[255]), (BLACK, BLACK + RANGE));
     }
 
-    /// The middle value has a fifth of the light, and each light gets the nearest value.
+    /// The middle value has a fifth of the light. Each light gets the nearest value, to a tenth of a level.
     #[test]
     fn values_are_the_nearest_ones() {
-        let (light, value) = tables();
-        assert_eq!(light[128] - BLACK, 10_610);
-        for (at, pair) in light.windows(2).enumerate() {
-            let [low, high] = [pair[0], pair[1]];
-            assert!(high >= low + 14, "value {at} has few steps");
-            let step = (low..=high).map(|light| value[usize::from(light)]);
-            assert!(step.is_sorted(), "between {at} and the next");
+        assert!((SRGB.share(128) - 0.2159).abs() < 0.0001);
+        for value in 0..u8::MAX {
+            let middle = |part: f64| {
+                let value = (f64::from(value) + part) / 255.0;
+                #[expect(clippy::cast_possible_truncation, reason = "a float is exact enough")]
+                let light = to_linear(value) as f32;
+                SRGB.value(step(light))
+            };
+            assert_eq!((middle(0.45), middle(0.55)), (value, value + 1));
         }
-        assert_eq!((value[0], value[65_535]), (0, 255));
     }
 }

@@ -10,6 +10,8 @@ use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Reader, Transform
 use super::color::{ColorTags, VIDEO_COLORS};
 use super::provenance;
 
+const DAMAGED: &str = "the file is damaged";
+
 /// A file whose chunks before the pixels have been read.
 pub(super) struct Png<'a> {
     reader: Reader<Cursor<Cow<'a, [u8]>>>,
@@ -71,6 +73,26 @@ impl<'a> Png<'a> {
         }
     }
 
+    /// Whether [`Self::decode_rows`] can be called: the pixels are eight-bit RGB, and stored from top to bottom.
+    pub(super) fn has_rgb_rows(&self) -> bool {
+        let is_rgb = self.reader.output_color_type() == (ColorType::Rgb, BitDepth::Eight);
+        is_rgb && !self.reader.info().interlaced
+    }
+
+    /// Decodes the pixels row by row. Of an animation only the default image is decoded.
+    pub(super) fn decode_rows(mut self, mut each: impl FnMut(&[u8])) -> Result<(), &'static str> {
+        let (width, height) = self.size();
+        let mut rows = 0;
+        while let Some(row) = self.reader.next_row().map_err(|error| reason(&error))? {
+            if row.data().len() != width as usize * 3 {
+                return Err(DAMAGED);
+            }
+            each(row.data());
+            rows += 1;
+        }
+        if rows == height { Ok(()) } else { Err(DAMAGED) }
+    }
+
     /// Decodes the pixels as they are stored. Of an animation only the default image is decoded.
     pub(super) fn decode(mut self) -> Result<DynamicImage, &'static str> {
         let mut samples = vec![0; self.decoded_bytes().ok_or("the image is too large")?];
@@ -102,7 +124,7 @@ impl<'a> Png<'a> {
                 _ => from_samples(width, height, samples, DynamicImage::ImageRgb8),
             }
         };
-        pixels.ok_or("the file is damaged")
+        pixels.ok_or(DAMAGED)
     }
 }
 
@@ -159,6 +181,6 @@ fn reason(error: &DecodingError) -> &'static str {
             "the file is cut off"
         }
         DecodingError::LimitsExceeded => "its metadata is too large",
-        _ => "the file is damaged",
+        _ => DAMAGED,
     }
 }

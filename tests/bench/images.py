@@ -3,8 +3,8 @@
 Every engine is a child process with one thread; they take turns picture by picture, and each measures its own CPU time
 around a job, so that the machine's load is the same for all. Medians are compared, ours / theirs.
 
-usage: pictures.py FOLDER ENGINE     FOLDER holds sharp and gets the pictures; ENGINE is our own child process
-       pictures.py --peer pyvips     a child process
+usage: images.py FOLDER ENGINE       FOLDER holds sharp and gets the pictures; ENGINE is our own child process
+       images.py --peer pyvips       a child process
 environment: ROUNDS (5)
 """
 

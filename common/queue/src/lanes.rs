@@ -223,8 +223,8 @@ impl Lanes {
     /// the job may use, would grant a call. Returns whether the job may start.
     ///
     /// # Errors
-    /// Returns an error if Redis does not answer. The dispatcher then finds the job in Postgres a
-    /// moment later.
+    /// Returns an error if Redis does not answer. The job is not lost: a worker finds it in Postgres
+    /// when it fills the ready queue again, or, while Redis is unavailable, when it has a free slot.
     pub async fn push_new(
         &self,
         job: JobId,

@@ -6,13 +6,18 @@
 use super::ColorModel;
 use super::frame::{Channel, Frame, Plane};
 
-/// Makes all pixels, row by row, from the samples of the channels.
-pub(super) fn to_pixels(frame: &Frame, model: ColorModel, planes: &[Plane]) -> Vec<u8> {
+/// Makes all pixels, row by row, from the samples of the channels, and calls `each` for each row.
+pub(super) fn to_rows(
+    frame: &Frame,
+    model: ColorModel,
+    planes: &[Plane],
+    mut each: impl FnMut(&[u8]),
+) {
     let (width, height) = (frame.width as usize, frame.height as usize);
-    let mut pixels = vec![0; width * height * planes.len()];
+    let mut line = vec![0; width * planes.len()];
     let mut rows = vec![vec![0; width + 3]; planes.len()];
     let mut sums = Vec::with_capacity(width);
-    for (y, line) in pixels.chunks_exact_mut(width * planes.len()).enumerate() {
+    for y in 0..height {
         for ((plane, channel), row) in planes.iter().zip(&frame.channels).zip(&mut rows) {
             let factors = (
                 frame.max_sampling.0 / channel.sampling.0,
@@ -54,8 +59,8 @@ pub(super) fn to_pixels(frame: &Frame, model: ColorModel, planes: &[Plane]) -> V
                 }
             }
         }
+        each(&line);
     }
-    pixels
 }
 
 /// Writes row `y` of a channel, as wide as the image. `factors` are the factors by which the channel is enlarged,

@@ -2,9 +2,9 @@
 //! standard output. `make bench-images` compares it with other engines.
 #![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
 
+use std::error::Error;
 use std::{fs, io};
 
-use anyhow::Context;
 use domain::generation::image::{Fit, Format, Pixels, Recipe, Rendering};
 use imaging::{ResampleSpace, measure_steps, rendition};
 use nix::sys::{
@@ -13,12 +13,12 @@ use nix::sys::{
 };
 use serde_json::{Value, json};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<(), Box<dyn Error>> {
     for line in io::stdin().lines() {
         let job: Value = serde_json::from_str(&line?)?;
-        let text = |name: &str| job[name].as_str().with_context(|| format!("no `{name}`"));
-        let side = |name: &str| -> anyhow::Result<u32> {
-            let side = job[name].as_u64().with_context(|| format!("no `{name}`"))?;
+        let text = |name: &str| job[name].as_str().ok_or(format!("no `{name}`"));
+        let side = |name: &str| -> Result<u32, Box<dyn Error>> {
+            let side = job[name].as_u64().ok_or(format!("no `{name}`"))?;
             Ok(side.try_into()?)
         };
         let recipe = Recipe {
@@ -57,9 +57,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// The CPU time of this process so far, user and system, in milliseconds.
-fn cpu() -> anyhow::Result<f64> {
+fn cpu() -> Result<f64, Box<dyn Error>> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let used = usage.user_time() + usage.system_time();
-    let micros = u32::try_from(used.num_microseconds()).context("more than an hour")?;
+    let micros = u32::try_from(used.num_microseconds())?;
     Ok(f64::from(micros) / 1000.0)
 }
