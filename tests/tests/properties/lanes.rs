@@ -238,9 +238,10 @@ impl Lane {
         let mut limit = self.limit.unwrap_or(FIRST_LIMIT);
         let in_flight = in_flight(&mut self.calls, now);
         let is_full = count(in_flight) >= share_of(limit);
-        let waited = self.last_start.is_some_and(|at| now - at >= GROWTH_INTERVAL);
-        let has_grown =
-            may_grow && self.cut_at.is_none() && waited && is_full && limit < MAX_LIMIT;
+        let waited = self
+            .last_start
+            .is_some_and(|at| now - at >= GROWTH_INTERVAL);
+        let has_grown = may_grow && self.cut_at.is_none() && waited && is_full && limit < MAX_LIMIT;
         if has_grown {
             limit = f64::min(MAX_LIMIT, limit * 2.0);
         }
@@ -576,10 +577,7 @@ fn number((name, value): (&str, Option<f64>)) -> Option<(String, Value)> {
 }
 
 /// The fields of a breaker. `member` names a call as the sorted set of calls does.
-fn breaker_fields(
-    breaker: &Breaker,
-    member: impl Fn(u32) -> String,
-) -> BTreeMap<String, Value> {
+fn breaker_fields(breaker: &Breaker, member: impl Fn(u32) -> String) -> BTreeMap<String, Value> {
     let numbers = [
         ("until", breaker.blocked_until),
         ("broken", breaker.is_open.then_some(1.0)),
@@ -789,8 +787,10 @@ impl Redis {
 /// The fields of a JSON object that the model knows. The others only say when Redis must count calls
 /// or read records again.
 fn json_fields(text: Option<String>) -> BTreeMap<String, Value> {
-    let object: serde_json::Map<String, serde_json::Value> =
-        text.map_or_else(Default::default, |text| serde_json::from_str(&text).unwrap());
+    let object: serde_json::Map<String, serde_json::Value> = text
+        .map_or_else(Default::default, |text| {
+            serde_json::from_str(&text).unwrap()
+        });
     let own = ["in_flight", "recount_at", "keep_at", "struck"];
     let known = object
         .into_iter()

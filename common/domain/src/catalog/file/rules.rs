@@ -74,7 +74,8 @@ impl ModelEntry {
             Some(*limit.get_ref())
         };
         let initial = read("concurrency", self.concurrency.as_ref());
-        let max = read("max_concurrency", self.max_concurrency.as_ref()).unwrap_or(Concurrency::MAX);
+        let max =
+            read("max_concurrency", self.max_concurrency.as_ref()).unwrap_or(Concurrency::MAX);
         let initial = initial.unwrap_or_else(|| Concurrency::default().initial.min(max));
         if let Some(limit) = &self.concurrency
             && initial > max
