@@ -35,8 +35,8 @@ pub(crate) struct Contestant {
 
 #[derive(Clone)]
 pub(crate) enum Kind {
-    /// A release build of Platen.
-    Platen { program: PathBuf },
+    /// A release build of Platen. Settings that an older version may not know are not given to it.
+    Platen { program: PathBuf, is_older: bool },
     /// BullMQ, sharp and Postgres. `modules` is the folder of its packages.
     Peer { modules: PathBuf },
 }
@@ -51,6 +51,8 @@ pub(crate) struct Setting {
     pub(crate) latency: Duration,
     /// Whether the model sends images of one color.
     pub(crate) flat: bool,
+    /// How many calls the model takes at the same time, and what a worker gets by with: for many calls.
+    pub(crate) many_calls: bool,
     pub(crate) format: &'static str,
 }
 
@@ -106,7 +108,11 @@ impl Run {
         let model = Model::start(answers, setting.latency).await?;
         let port = free_port()?;
         let started = match &contestant.kind {
-            Kind::Platen { program } => {
+            Kind::Platen { program, is_older } => {
+                let setting = Setting {
+                    many_calls: setting.many_calls && !is_older,
+                    ..setting
+                };
                 platen(program, &servers, folder.path(), &model, port, setting).await?
             }
             Kind::Peer { modules } => {
@@ -239,7 +245,7 @@ impl Run {
         }
         self.api.stop().await?;
         self.rows.close().await;
-        if let Kind::Platen { program } = &self.contestant.kind {
+        if let Kind::Platen { program, .. } = &self.contestant.kind {
             command_of_platen(program, &self.environment, &["verify"]).await?;
         }
         self.servers.stop().await;
@@ -277,8 +283,8 @@ async fn platen(
 ) -> Result<Started> {
     let catalogue = folder.join("models");
     fs::create_dir(&catalogue)?;
-    fs::write(catalogue.join("bench.toml"), catalogue_of(model))?;
-    let environment = vec![
+    fs::write(catalogue.join("bench.toml"), catalogue_of(model, setting))?;
+    let mut environment = vec![
         ("DATABASE_URL", servers.database_url().to_owned()),
         ("DATABASE_OWNER_URL", servers.owner_url().to_owned()),
         ("REDIS_URL", servers.redis_url().to_owned()),
@@ -294,8 +300,10 @@ async fn platen(
         ("PLATEN_RATE_TENANT", "0".to_owned()),
         ("PLATEN_RATE_ADDRESS", "0".to_owned()),
         ("PLATEN_SLOTS", setting.slots.to_string()),
-        ("PLATEN_MEMORY_MB", "160".to_owned()),
     ];
+    if setting.many_calls {
+        environment.push(("PLATEN_MEMORY_MB", "160".to_owned()));
+    }
     let run = async |arguments: &[&str]| command_of_platen(program, &environment, arguments).await;
     run(&["migrate"]).await?;
     let mut keys = Vec::new();
@@ -329,15 +337,21 @@ async fn platen(
 }
 
 /// The catalogue of Platen: the same model twice, with large images like photographs and with small flat ones.
-fn catalogue_of(model: &Model) -> String {
+fn catalogue_of(model: &Model, setting: Setting) -> String {
     let mut text = format!(
         "provider = \"bench\"\ndialect = \"gemini\"\nbase_url = \"http://{}\"\napi_key = \"BENCH_KEY\"\n",
         model.address
     );
+    // One tenant gets seven eighths of it.
+    let concurrency = if setting.many_calls {
+        "concurrency = 1200\n"
+    } else {
+        ""
+    };
     for name in ["photo", "flat"] {
         text += &format!(
             "[models.bench-{name}]\nname = \"bench-{name}\"\ntitle = \"{name}\"\nkind = \"image\"\nsizes = [\"1K\", \"2K\"]\n\
-             ratios = [\"1:1\"]\nmax_inputs = 0\ntimeout_seconds = 180\nannounced = 2026-01-01\n\
+             ratios = [\"1:1\"]\nmax_inputs = 0\ntimeout_seconds = 180\nannounced = 2026-01-01\n{concurrency}\
              price = [{{ from = 2026-01-01, credits = {{ 1K = 1, 2K = 2 }} }}]\ncost_usd_micros = {{ 1K = 1, 2K = 2 }}\n"
         );
     }

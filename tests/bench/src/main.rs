@@ -53,12 +53,16 @@ async fn main() -> Result<()> {
         name: "Platen".to_owned(),
         kind: Kind::Platen {
             program: arguments.program,
+            is_older: false,
         },
     };
     let theirs = match arguments.base {
         Some(program) => Contestant {
             name: "base".to_owned(),
-            kind: Kind::Platen { program },
+            kind: Kind::Platen {
+                program,
+                is_older: true,
+            },
         },
         None => Contestant {
             name: "BullMQ + sharp".to_owned(),

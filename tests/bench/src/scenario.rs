@@ -61,6 +61,7 @@ impl Scenario {
             slots: 8,
             latency: Duration::ZERO,
             flat: false,
+            many_calls: false,
             format: "png",
         };
         let setting = match self {
@@ -83,6 +84,7 @@ impl Scenario {
                 slots: CALLS,
                 latency: CALL_LATENCY,
                 format: "jpeg",
+                many_calls: true,
                 ..basic
             },
         };

@@ -26,12 +26,23 @@ impl Table {
     /// Adds the figures of one run. `side`: 0 is ours, 1 theirs.
     pub(crate) fn add(&mut self, pair: usize, side: usize, figures: &Figures) {
         for &(row, value) in figures {
+            let value = match row {
+                Row::RateDraining => value / self.full_rate(pair, side),
+                _ => value,
+            };
             self.figures
                 .entry(row)
                 .or_default()
                 .entry(pair)
                 .or_insert([f64::NAN; 2])[side] = value;
         }
+    }
+
+    /// Jobs a second of the same contestant in the same pair with the machine full; not a number if that was not measured.
+    fn full_rate(&self, pair: usize, side: usize) -> f64 {
+        let pairs = self.figures.get(&Row::RateJpeg);
+        let rates = pairs.and_then(|pairs| pairs.get(&pair));
+        rates.map_or(f64::NAN, |rates| rates[side])
     }
 
     /// Prints a line for each row: the medians, the median of the ratios with the least and the greatest, and the goal.
