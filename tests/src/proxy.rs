@@ -21,7 +21,6 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::round_trips::RoundTrip;
 use postgres::Replies;
 use requests::Requests;
 
@@ -39,6 +38,23 @@ pub enum Weather {
     Silence,
     /// Every byte arrives alone.
     Drip,
+}
+
+/// One round trip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoundTrip {
+    /// The number of the connection, from 0.
+    pub connection: usize,
+    /// The statements that were sent: the name in the comment at the head of each, such as `job::claim`, or its text if it
+    /// has no comment. `prepare …` if it was only prepared. Empty for a ping.
+    pub statements: Vec<String>,
+}
+
+impl RoundTrip {
+    /// Whether it contains no statement.
+    pub fn is_ping(&self) -> bool {
+        self.statements.is_empty()
+    }
 }
 
 /// A running proxy. Dropping it ends it and resets its connections.

@@ -9,24 +9,9 @@
 
 use std::io;
 
+pub use crate::proxy::RoundTrip;
+
 use crate::proxy::Proxy;
-
-/// One round trip.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RoundTrip {
-    /// The number of the connection, from 0.
-    pub connection: usize,
-    /// The statements that were sent: the name in the comment at the head of each, such as `job::claim`, or its text if it
-    /// has no comment. `prepare …` if it was only prepared. Empty for a ping.
-    pub statements: Vec<String>,
-}
-
-impl RoundTrip {
-    /// Whether it contains no statement.
-    pub fn is_ping(&self) -> bool {
-        self.statements.is_empty()
-    }
-}
 
 /// A proxy before a Postgres that records round trips.
 pub struct RoundTrips {
