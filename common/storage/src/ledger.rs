@@ -57,7 +57,7 @@ pub async fn lock_wallet(
         Wallet,
         r#"-- ledger::lock_wallet
         SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "may_submit!"
-        FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1 FOR NO KEY UPDATE"#,
+        FROM wallets WHERE tenant_id = $1 ORDER BY status DESC LIMIT 1 FOR NO KEY UPDATE"#,
         tenant as TenantId
     )
     .fetch_optional(connection)
@@ -77,7 +77,7 @@ pub async fn wallet(
         Wallet,
         r#"-- ledger::wallet
         SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "may_submit!"
-        FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1"#,
+        FROM wallets WHERE tenant_id = $1 ORDER BY status DESC LIMIT 1"#,
         tenant as TenantId
     )
     .fetch_optional(connection)
@@ -111,7 +111,7 @@ pub async fn post(
             held = held + $3,
             seq = seq + 1,
             head = transfer_hash(head, tenant_id, seq + 1, $4, $5, $6, $7, $8, now())
-          WHERE ctid = (SELECT ctid FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1)
+          WHERE ctid = (SELECT ctid FROM wallets WHERE tenant_id = $1 ORDER BY status DESC LIMIT 1)
           RETURNING seq, head)
         INSERT INTO transfers (tenant_id, seq, debit, credit, amount, kind, ref, at, hash)
         SELECT $1, seq, $4, $5, $6, $7, $8, now(), head FROM wallet",

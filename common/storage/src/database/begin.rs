@@ -72,7 +72,7 @@ pub async fn begin_with_wallet(
             BEGIN;
             SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true),
               set_config('enable_sort', 'off', true);
-            SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY seq DESC LIMIT 1 FOR NO KEY UPDATE"
+            SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY status DESC LIMIT 1 FOR NO KEY UPDATE"
         ),
     )
     .await

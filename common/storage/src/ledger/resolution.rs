@@ -79,7 +79,7 @@ async fn resolve_step(
             held = held + $6,
             seq = seq + 1,
             head = transfer_hash(head, tenant_id, seq + 1, $7, $8, $9, $10, $11, now())
-          WHERE $7::text IS NOT NULL AND ctid = (SELECT ctid FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1)
+          WHERE $7::text IS NOT NULL AND ctid = (SELECT ctid FROM wallets WHERE tenant_id = $1 ORDER BY status DESC LIMIT 1)
           RETURNING seq, head),
         line AS (
           INSERT INTO transfers (tenant_id, seq, debit, credit, amount, kind, ref, at, hash)
