@@ -3,6 +3,8 @@
 
 use std::f32::consts::SQRT_2;
 
+use fearless_simd::{Level, dispatch};
+
 /// The samples of a block on each side.
 pub(super) const BLOCK_SIDE: usize = 8;
 
@@ -17,7 +19,11 @@ impl Block {
 /// The factors that coefficients are multiplied by: the quantization table, times the scale factors that this transform
 /// leaves out.
 #[derive(Clone)]
-pub(super) struct Quantizers([f32; 64]);
+pub(super) struct Quantizers {
+    factors: [f32; 64],
+    /// The vector instructions that this machine has.
+    level: Level,
+}
 
 type Rows = [[f32; BLOCK_SIDE]; BLOCK_SIDE];
 
@@ -34,10 +40,14 @@ impl Quantizers {
             0.541_196_1,
             0.275_899_4,
         ];
-        Self(std::array::from_fn(|at| {
+        let factors = std::array::from_fn(|at| {
             f32::from(quantization[at]) * AAN_SCALE[at / BLOCK_SIDE] * AAN_SCALE[at % BLOCK_SIDE]
                 / 8.0
-        }))
+        });
+        Self {
+            factors,
+            level: Level::new(),
+        }
     }
 
     /// Writes the samples of a block. `stride` is the distance between rows.
@@ -45,20 +55,21 @@ impl Quantizers {
     pub(super) fn write_samples(&self, block: &Block, samples: &mut [u8], stride: usize) {
         // Most blocks of a smooth area have no coefficient but the first, which is the mean. They need no transform.
         if block.0[1..].iter().fold(0, |all, one| all | one) == 0 {
-            let level = level(f32::from(block.0[0]) * self.0[0]);
+            let level = level(f32::from(block.0[0]) * self.factors[0]);
             for row in 0..BLOCK_SIDE {
                 samples[row * stride..][..BLOCK_SIDE].fill(level);
             }
             return;
         }
-        self.transform(block, samples, stride);
+        dispatch!(self.level, _simd => self.transform(block, samples, stride));
     }
 
+    #[inline(always)]
     fn transform(&self, block: &Block, samples: &mut [u8], stride: usize) {
         let mut rows: Rows = [[0.0; BLOCK_SIDE]; BLOCK_SIDE];
         for ((row, coefficients), quantizers) in (rows.iter_mut())
             .zip(block.0.as_chunks::<BLOCK_SIDE>().0)
-            .zip(self.0.as_chunks::<BLOCK_SIDE>().0)
+            .zip(self.factors.as_chunks::<BLOCK_SIDE>().0)
         {
             for ((value, coefficient), quantizer) in
                 row.iter_mut().zip(coefficients).zip(quantizers)

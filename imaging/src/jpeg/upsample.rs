@@ -3,6 +3,8 @@
 //! This works as in libjpeg-turbo. A channel with half the samples in a direction is interpolated (3/4 of the nearer
 //! sample and 1/4 of the farther sample). With other factors the samples are repeated.
 
+use fearless_simd::{Level, dispatch};
+
 use super::ColorModel;
 use super::frame::{Channel, Frame, Plane};
 
@@ -17,54 +19,56 @@ pub(super) fn to_rows(
     let mut line = vec![0; width * planes.len()];
     let mut rows = vec![vec![0; width + 3]; planes.len()];
     let mut sums = Vec::with_capacity(width);
+    let level = Level::new();
     for y in 0..height {
-        for ((plane, channel), row) in planes.iter().zip(&frame.channels).zip(&mut rows) {
-            let factors = (
-                frame.max_sampling.0 / channel.sampling.0,
-                frame.max_sampling.1 / channel.sampling.1,
-            );
-            upsample_row(plane, channel, factors, y, &mut sums, row);
-        }
-        match (model, &*rows) {
-            (ColorModel::YCbCr, [luma, cb, cr]) => {
-                for (((pixel, luma), cb), cr) in line
-                    .as_chunks_mut::<3>()
-                    .0
-                    .iter_mut()
-                    .zip(luma)
-                    .zip(cb)
-                    .zip(cr)
-                {
-                    *pixel = rgb(*luma, *cb, *cr);
-                }
+        dispatch!(level, _simd => {
+            for ((plane, channel), row) in planes.iter().zip(&frame.channels).zip(&mut rows) {
+                let factors = (
+                    frame.max_sampling.0 / channel.sampling.0,
+                    frame.max_sampling.1 / channel.sampling.1,
+                );
+                upsample_row(plane, channel, factors, y, &mut sums, row);
             }
-            // Ink is the inverse of brightness, and the file stores the inverse of ink. So only black has to be
-            // inverted here.
-            (ColorModel::Ycck, [luma, cb, cr, black]) => {
-                let pixels = line.as_chunks_mut::<4>().0.iter_mut();
-                for ((((pixel, luma), cb), cr), black) in
-                    pixels.zip(luma).zip(cb).zip(cr).zip(black)
-                {
-                    let [r, g, b] = rgb(*luma, *cb, *cr);
-                    *pixel = [r, g, b, 255 - black];
-                }
-            }
-            _ => {
-                let inverted = if model == ColorModel::Cmyk { 255 } else { 0 };
-                for (at, row) in rows.iter().enumerate() {
-                    let samples = line.iter_mut().skip(at).step_by(rows.len());
-                    for (sample, value) in samples.zip(row) {
-                        *sample = value ^ inverted;
-                    }
-                }
-            }
-        }
+            write_pixels(model, &rows, &mut line);
+        });
         each(&line);
+    }
+}
+
+/// Converts a row of all channels to pixels.
+#[inline(always)]
+fn write_pixels(model: ColorModel, rows: &[Vec<u8>], line: &mut [u8]) {
+    match (model, rows) {
+        (ColorModel::YCbCr, [luma, cb, cr]) => {
+            let pixels = line.as_chunks_mut::<3>().0.iter_mut();
+            for (((pixel, luma), cb), cr) in pixels.zip(luma).zip(cb).zip(cr) {
+                *pixel = rgb(*luma, *cb, *cr);
+            }
+        }
+        // Ink is the inverse of brightness, and the file stores the inverse of ink. So only black has to be inverted
+        // here.
+        (ColorModel::Ycck, [luma, cb, cr, black]) => {
+            let pixels = line.as_chunks_mut::<4>().0.iter_mut();
+            for ((((pixel, luma), cb), cr), black) in pixels.zip(luma).zip(cb).zip(cr).zip(black) {
+                let [r, g, b] = rgb(*luma, *cb, *cr);
+                *pixel = [r, g, b, 255 - black];
+            }
+        }
+        _ => {
+            let inverted = if model == ColorModel::Cmyk { 255 } else { 0 };
+            for (at, row) in rows.iter().enumerate() {
+                let samples = line.iter_mut().skip(at).step_by(rows.len());
+                for (sample, value) in samples.zip(row) {
+                    *sample = value ^ inverted;
+                }
+            }
+        }
     }
 }
 
 /// Writes row `y` of a channel, as wide as the image. `factors` are the factors by which the channel is enlarged,
 /// across and down.
+#[inline(always)]
 fn upsample_row(
     plane: &Plane,
     channel: &Channel,
