@@ -109,7 +109,7 @@ pub async fn read(
           (SELECT calls FROM abandoned) AS "calls!", (SELECT seconds FROM abandoned) AS "seconds!",
           (SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint
            FROM storage_totals t WHERE $6 AND t.tenant_id = $1) AS stored
-        FROM wallets w WHERE w.tenant_id = $1 ORDER BY w.seq DESC LIMIT 1"#,
+        FROM wallets w WHERE w.tenant_id = $1 ORDER BY w.status DESC LIMIT 1"#,
         tenant as TenantId,
         wanted.lots,
         &wanted.uploads as &[UploadId],
@@ -218,7 +218,7 @@ pub async fn write(
     let written = sqlx::query!(
         r#"-- admission::write
         WITH RECURSIVE line AS (
-          (SELECT 0 AS n, seq, head FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1)
+          (SELECT 0 AS n, seq, head FROM wallets WHERE tenant_id = $1 ORDER BY status DESC LIMIT 1)
           UNION ALL
           SELECT n + 1, seq + 1, transfer_hash(head, $1, seq + 1, $2, $3, ($6::bigint[])[n + 1], $4, ($5::uuid[])[n + 1]::text, now())
           FROM line WHERE n < cardinality($5::uuid[])),
@@ -255,7 +255,7 @@ pub async fn write(
           SELECT $1, key, request_hash, status, location, body
           FROM unnest($35::text[], $36::bytea[], $37::smallint[], $38::text[], $39::bytea[]) AS new(key, request_hash, status, location, body))
         UPDATE wallets w SET available = available - $7::bigint, held = held + $7::bigint, turn = $8, seq = last.seq, head = last.head
-        FROM line last WHERE w.ctid = (SELECT ctid FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1) AND last.n = cardinality($5::uuid[])
+        FROM line last WHERE w.ctid = (SELECT ctid FROM wallets WHERE tenant_id = $1 ORDER BY status DESC LIMIT 1) AND last.n = cardinality($5::uuid[])
         RETURNING (SELECT count(*) FROM lot) AS "lots!""#,
         tenant as TenantId,
         Account::Available.as_str(),
