@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 fn main() -> Result<(), Box<dyn Error>> {
     for line in io::stdin().lines() {
         let job: Value = serde_json::from_str(&line?)?;
-        let text = |name: &str| job[name].as_str().ok_or(format!("no `{name}`"));
+        let text = |name: &str| job[name].as_str().ok_or_else(|| format!("no `{name}`"));
         let side = |name: &str| -> Result<u32, Box<dyn Error>> {
-            let side = job[name].as_u64().ok_or(format!("no `{name}`"))?;
+            let side = job[name].as_u64().ok_or_else(|| format!("no `{name}`"))?;
             Ok(side.try_into()?)
         };
         let recipe = Recipe {

@@ -7,6 +7,7 @@ const LOBES: f64 = 3.0;
 
 /// The weights that make each output of a row or a column from some adjacent inputs. All outputs have the same number of
 /// weights. Beside an edge of the image some of them are zero.
+#[expect(clippy::struct_field_names, reason = "weights are made of weights")]
 pub(super) struct Weights {
     /// The number of inputs of an output.
     pub(super) taps: usize,

@@ -30,7 +30,8 @@ impl Curve {
         reason = "the curves stay between 0 and 1"
     )]
     fn new(decode: fn(f64) -> f64, encode: fn(f64) -> f64) -> Self {
-        let mut values = Box::new([0; STEPS]);
+        let values = vec![0; STEPS].into_boxed_slice();
+        let mut values: Box<[u8; STEPS]> = values.try_into().expect("as many");
         for (value, step) in values.iter_mut().zip(0_u16..=u16::MAX) {
             let share = f64::from(step) / f64::from(u16::MAX);
             *value = (encode(share) * 255.0).round() as u8;
@@ -56,11 +57,7 @@ impl Curve {
 }
 
 /// The nearest of 65,536 steps from 0 to 1. Shares below 0 and above 1 are clipped.
-#[expect(
-    clippy::inline_always,
-    reason = "the resampler's loops are vectorized only if they contain this function"
-)]
-#[inline(always)]
+#[inline(always)] // The resampler's loops are vectorized only if they contain this function.
 pub(super) fn step(share: f32) -> u16 {
     // 2^23. A float of this size has no bits for fractions. So adding 2^23 rounds, and the lowest bits of the sum are the
     // integer. This is faster than a conversion.

@@ -59,8 +59,8 @@ impl Sub for ProcessCost {
 
     fn sub(self, earlier: Self) -> Self {
         Self {
-            user: self.user - earlier.user,
-            kernel: self.kernel - earlier.kernel,
+            user: self.user.saturating_sub(earlier.user),
+            kernel: self.kernel.saturating_sub(earlier.kernel),
             page_faults: self.page_faults - earlier.page_faults,
         }
     }

@@ -11,17 +11,20 @@ use domain::catalog::Lane;
 use domain::id::TenantId;
 use tokio::sync::{Notify, OwnedMutexGuard};
 
-/// The attempts that wait, by lane and tenant.
+/// The attempts of one tenant that wait for one lane.
+type Place = (Lane, TenantId);
+
+/// The attempts that wait.
 #[derive(Default)]
 pub struct LaneWaiters {
-    turns: Mutex<HashMap<(Lane, TenantId), Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<Place, Arc<tokio::sync::Mutex<()>>>>,
     ends: Mutex<HashMap<Lane, Arc<Notify>>>,
 }
 
 /// The right to ask for a lane. The next attempt asks when this value is dropped.
 pub struct Turn<'a> {
     waiters: &'a LaneWaiters,
-    place: (Lane, TenantId),
+    place: Place,
     guard: Option<OwnedMutexGuard<()>>,
 }
 

@@ -226,7 +226,7 @@ fn create_folders(root: &Path, path: &Path) -> io::Result<()> {
         .parent()
         .and_then(|folder| folder.strip_prefix(root).ok());
     let mut folder = root.to_owned();
-    for name in inner.unwrap_or(Path::new("")) {
+    for name in inner.unwrap_or_else(|| Path::new("")) {
         let parent = folder.clone();
         folder.push(name);
         match fs::create_dir(&folder) {
@@ -318,7 +318,7 @@ fn open(root: &Path, key: &Key) -> Result<Option<(PathBuf, File, u64)>, BucketEr
     };
     let metadata = file.metadata().map_err(|error| file_error(&path, error))?;
     // A folder is no object.
-    Ok(metadata.is_file().then(|| (path, file, metadata.len())))
+    Ok(metadata.is_file().then_some((path, file, metadata.len())))
 }
 
 /// The path of an object.

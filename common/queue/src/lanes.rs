@@ -64,6 +64,7 @@ const PERMANENT_FAULT_FACTOR: u32 = 6;
 
 /// The lanes of one installation. Clones share the connection to Redis.
 #[derive(Clone)]
+#[expect(clippy::struct_field_names, reason = "lanes are made of lanes")]
 pub struct Lanes {
     connection: SharedConnection,
     queue: Keys,

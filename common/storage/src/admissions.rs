@@ -335,7 +335,7 @@ impl Taken {
                 // Jobs burn lots down one after the other, so the lot is mostly the last one.
                 match taken.lots.iter().rposition(|lot| *lot == share.grant) {
                     Some(at) => {
-                        taken.lot_amounts[at] = taken.lot_amounts[at].saturating_add(amount)
+                        taken.lot_amounts[at] = taken.lot_amounts[at].saturating_add(amount);
                     }
                     None => {
                         taken.lots.push(share.grant);

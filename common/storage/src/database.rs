@@ -124,7 +124,7 @@ fn is_current(age: Duration) -> bool {
     let changed = *SCHEMA_CHANGED
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    !changed.is_some_and(|changed| changed.elapsed() <= age)
+    changed.is_none_or(|changed| changed.elapsed() > age)
 }
 
 /// Whether a connection answers.

@@ -28,4 +28,4 @@ CREATE TABLE ledger (
     at        timestamptz NOT NULL DEFAULT now(),
     UNIQUE (job_id, cause)
 );
-INSERT INTO tenants SELECT number, 1000000000, 0 FROM generate_series(1, 64) AS number;
+INSERT INTO tenants (id, balance) SELECT number, 1000000000 FROM generate_series(1, 64) AS number;

@@ -37,7 +37,7 @@ pub(crate) struct Contestant {
 pub(crate) enum Kind {
     /// A release build of Platen. Settings that an older version may not know are not given to it.
     Platen { program: PathBuf, is_older: bool },
-    /// BullMQ, sharp and Postgres. `modules` is the folder of its packages.
+    /// `BullMQ`, sharp and Postgres. `modules` is the folder of its packages.
     Peer { modules: PathBuf },
 }
 
@@ -349,11 +349,12 @@ fn catalogue_of(model: &Model, setting: Setting) -> String {
         ""
     };
     for name in ["photo", "flat"] {
-        text += &format!(
+        let model = format!(
             "[models.bench-{name}]\nname = \"bench-{name}\"\ntitle = \"{name}\"\nkind = \"image\"\nsizes = [\"1K\", \"2K\"]\n\
              ratios = [\"1:1\"]\nmax_inputs = 0\ntimeout_seconds = 180\nannounced = 2026-01-01\n{concurrency}\
              price = [{{ from = 2026-01-01, credits = {{ 1K = 1, 2K = 2 }} }}]\ncost_usd_micros = {{ 1K = 1, 2K = 2 }}\n"
         );
+        text.push_str(&model);
     }
     text
 }

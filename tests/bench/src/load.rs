@@ -35,7 +35,7 @@ pub(crate) fn clients(count: usize) -> Result<Vec<Client>> {
     let one = || {
         Client::builder()
             .pool_max_idle_per_host(1)
-            .timeout(Duration::from_secs(60))
+            .timeout(Duration::from_mins(1))
             .build()
     };
     (0..count).map(|_| Ok(one()?)).collect()

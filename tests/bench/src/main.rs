@@ -1,4 +1,4 @@
-//! `make bench`: Platen beside what a team would build instead: BullMQ, sharp and Postgres. With `--base` beside an older
+//! `make bench`: Platen beside what a team would build instead: `BullMQ`, sharp and Postgres. With `--base` beside an older
 //! build of Platen.
 //!
 //! The contestants run in turn on private servers, with the same work and the same model, in the other order for each pair.

@@ -20,7 +20,7 @@ use image::{DynamicImage, ImageFormat};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// How many different images are sent in turn.
 const IMAGES: u64 = 4;
@@ -40,7 +40,7 @@ pub(crate) struct Answers {
 pub(crate) struct Model {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
-    accepting: JoinHandle<()>,
+    _accepting: JoinSet<()>,
 }
 
 struct State {
@@ -120,11 +120,12 @@ impl Model {
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, Arc::clone(&state)));
         Ok(Self {
             address,
             state,
-            accepting,
+            _accepting: accepting,
         })
     }
 
@@ -134,18 +135,14 @@ impl Model {
     }
 }
 
-impl Drop for Model {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
 async fn accept(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         // Large answers go out faster; the default is meant for small packets.
         let _only_slower_without = stream.set_nodelay(true);
         let state = Arc::clone(&state);
-        tokio::spawn(async move {
+        while connections.try_join_next().is_some() {}
+        connections.spawn(async move {
             let service = service_fn(|request| generate(Arc::clone(&state), request));
             let connection = hyper::server::conn::http1::Builder::new();
             // A contestant that is stopped leaves connections in the middle of an answer.

@@ -23,7 +23,7 @@ const WARM_UP_SUBMITS: usize = 300;
 const CALLS: usize = 1_000;
 const CALL_LATENCY: Duration = Duration::from_secs(20);
 /// How long a drain may take.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// One kind of work.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -195,7 +195,7 @@ async fn in_flight(run: &mut Run) -> Result<Figures> {
     let (Some(first), Some(last)) = (at(1), at(9)) else {
         anyhow::bail!("no job ended");
     };
-    let seconds = (last.1 - first.1).as_secs_f64();
+    let seconds = last.1.saturating_sub(first.1).as_secs_f64();
     Ok(vec![
         (Row::InFlight, ratio(run.model.most_open())),
         (Row::RateDraining, ratio(last.0 - first.0) / seconds),

@@ -18,9 +18,10 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use clap::Parser;
-use fakes::Switches;
+use fakes::{Fake, Switches};
 use futures::stream;
 use serde_json::json;
+use tempfile::TempDir;
 use tests::clients::Clients;
 use tests::figures::memory_kib;
 use tests::fleet::{Process, Role};
@@ -115,29 +116,8 @@ async fn main() -> ExitCode {
         answers,
         read: AtomicUsize::new(0),
     });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let app = axum::Router::new()
-        .fallback(answer_call)
-        .with_state(Arc::clone(&provider));
-    let mut serving = JoinSet::new();
-    serving.spawn(async move { axum::serve(listener, app).await });
-
-    models::change(
-        &folders.catalogue,
-        "vertex.toml",
-        &format!("base_url = \"{}\"", fake.base_url()),
-        &format!("base_url = \"{url}\""),
-    );
-    if !learn {
-        // The model is the first of its file.
-        models::change(
-            &folders.catalogue,
-            "vertex.toml",
-            "timeout_seconds = 180",
-            &format!("timeout_seconds = 180\nconcurrency = {calls}"),
-        );
-    }
+    let (url, _serving) = serve(&provider).await;
+    state_concurrency(&folders.catalogue, &fake, &url, (!learn).then_some(calls));
     orders.config.slots = calls;
     orders.config.memory = memory << 20;
     let api = orders.start_one(Role::Api).await.unwrap();
@@ -213,6 +193,35 @@ async fn main() -> ExitCode {
     drop((api, worker));
     proof.close(pipeline).await;
     proof.verdict()
+}
+
+/// Serves the provider until the returned set is dropped. Returns its URL.
+async fn serve(provider: &Arc<Provider>) -> (String, JoinSet<std::io::Result<()>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = axum::Router::new()
+        .fallback(answer_call)
+        .with_state(Arc::clone(provider));
+    let mut serving = JoinSet::new();
+    serving.spawn(async move { axum::serve(listener, app).await });
+    (url, serving)
+}
+
+/// Names the provider in the catalogue, and the calls that it takes at the same time, if they are to be stated.
+fn state_concurrency(catalogue: &TempDir, fake: &Fake, url: &str, calls: Option<usize>) {
+    let base = |url: &str| format!("base_url = \"{url}\"");
+    models::change(
+        catalogue,
+        "vertex.toml",
+        &base(&fake.base_url()),
+        &base(url),
+    );
+    if let Some(calls) = calls {
+        // The model is the first of its file.
+        let timeout = "timeout_seconds = 180";
+        let stated = format!("{timeout}\nconcurrency = {calls}");
+        models::change(catalogue, "vertex.toml", timeout, &stated);
+    }
 }
 
 /// Answers a call. All other requests, such as those for tokens, go to the fake.

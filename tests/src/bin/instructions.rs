@@ -4,7 +4,6 @@
 //! An api and a worker of a release build run under Callgrind on one thread. What their schedules use is subtracted. Prints
 //! a line for each point, and exits with 1 if one takes over a tenth more than is recorded. With `--record` the new counts
 //! are recorded instead.
-#![expect(clippy::print_stdout, reason = "prints what it measured")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

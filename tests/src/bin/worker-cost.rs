@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
     });
     let provider = Arc::new(Provider {
         fake: real.fake.base_url(),
-        client: reqwest::Client::new(),
+        client: reqwest::Client::builder().build().unwrap(),
         answer: OnceCell::new(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

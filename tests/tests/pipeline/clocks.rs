@@ -1,5 +1,6 @@
 //! Clocks that are wrong by ten minutes, on both sides: leases, deadlines and the order of calls are the database's.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,22 +14,31 @@ use tests::fleet::{Orders, Process, Role};
 use tests::pipeline::small_job;
 use tests::real::Real;
 use time::format_description::well_known::Rfc3339;
+use tokio::process::Command;
 
-/// Starts one process whose clock is wrong by so much; its monotonic clock is as good as any.
-async fn wrong_by(offset: &str, role: Role, number: usize, orders: &Orders) -> Process {
-    let libraries = std::fs::read_dir("/usr/lib").unwrap().flatten();
-    let mut libraries = libraries.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
-    let library = libraries.find(|library| library.is_file());
-    let library = library.expect("libfaketime is missing: scripts/setup test installs it");
+/// Builds the library that makes the clock of a program wrong, in `folder`.
+async fn wrong_clock(folder: &Path) -> PathBuf {
+    let library = folder.join("wrong_clock.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
+    compiler.arg(tests::root("tests/tests/pipeline/wrong_clock.c"));
+    assert!(compiler.status().await.unwrap().success());
+    library
+}
+
+/// Starts one process whose clock is wrong by so many seconds; its monotonic clock is as good as any.
+async fn wrong_by(
+    seconds: i64,
+    library: &Path,
+    role: Role,
+    number: usize,
+    orders: &Orders,
+) -> Process {
     let mut orders = orders.clone();
-    orders.environment.extend(
-        [
-            ("LD_PRELOAD", library.to_str().unwrap()),
-            ("FAKETIME", offset),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned())),
-    );
+    orders.environment.extend([
+        ("LD_PRELOAD".to_owned(), library.display().to_string()),
+        ("WRONG_CLOCK_SECONDS".to_owned(), seconds.to_string()),
+    ]);
     let mut process = Process::new(role, number, &orders).unwrap();
     process.start().unwrap();
     process.ready().await.unwrap();
@@ -44,9 +54,11 @@ async fn clocks_that_are_ten_minutes_wrong_cost_nothing() {
         folders: _folders,
     } = Real::start(1_000..=4_000).await;
     let mut processes = Vec::new();
-    for (number, offset) in (1..).zip(["+10m", "-10m"]) {
-        processes.push(wrong_by(offset, Role::Api, number, &orders).await);
-        processes.push(wrong_by(offset, Role::Worker, number, &orders).await);
+    let library = wrong_clock(&orders.folder).await;
+    for (number, seconds) in (1..).zip([600, -600]) {
+        for role in [Role::Api, Role::Worker] {
+            processes.push(wrong_by(seconds, &library, role, number, &orders).await);
+        }
     }
     processes.extend(orders.start(Role::Worker, 1).await.unwrap());
     let apis = || processes.iter().filter(|process| process.role == Role::Api);

@@ -118,6 +118,10 @@ pub(super) async fn begin_with(
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "`tokio::spawn`: it ends by itself within a few seconds, and has changed nothing"
+)]
 async fn begin_once(
     pool: &PgPool,
     statements: SqlStr,
