@@ -18,7 +18,7 @@ COMMENT ON TABLE grants IS 'Lots of credits given or bought; holds burn them dow
 
 -- A reference is checked by a look at the row that it names. So nothing refers to a busy row any more. A tenant and its wallet begin
 -- together and are never deleted. What names a job needs no reference to a tenant besides: the job has it, and `platen verify` compares the two.
--- The references that are new are true of old rows, because a wallet refers to its tenant; so they are not checked again.
+-- The references that are new are checked for old rows by 0029.
 ALTER TABLE job_requests DROP CONSTRAINT job_requests_tenant_id_fkey;
 ALTER TABLE job_lots DROP CONSTRAINT job_lots_tenant_id_fkey;
 ALTER TABLE calls DROP CONSTRAINT calls_tenant_id_fkey;

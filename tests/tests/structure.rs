@@ -19,6 +19,7 @@ const MAX_FILE_LINES: usize = 500;
 /// What each crate depends on, without dependencies of its tests: `CONTRIBUTING.md` shows the same lines.
 const CRATES: &str = "\
 api -> bucket common domain imaging queue storage telemetry
+bench -> drawing servers
 bucket -> domain
 cli -> api bucket common domain fakes queue servers storage telemetry worker
 common -> bucket domain queue storage telemetry
