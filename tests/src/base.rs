@@ -135,8 +135,9 @@ fn unpack(commit: &str, into: &Path) -> anyhow::Result<()> {
         .stdout(Stdio::piped())
         .spawn()?;
     let files = archive.stdout.take().context("git has no output")?;
+    // Its files are new (`-m`), or cargo would take our crates, which it finds among the dependencies, for those of the base.
     let unpacked = Command::new("tar")
-        .arg("-x")
+        .args(["-x", "-m"])
         .current_dir(into)
         .stdin(files)
         .status()?;
