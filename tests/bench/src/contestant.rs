@@ -151,8 +151,10 @@ impl Run {
     /// Starts the worker, and gives it time to connect.
     pub(crate) async fn start_worker(&mut self) -> Result<()> {
         let command = self.worker_command.take().context("the worker runs")?;
-        self.worker = Some(Process::start("worker", command, self.folder.path())?);
+        let mut worker = Process::start("worker", command, self.folder.path())?;
         tokio::time::sleep(Duration::from_secs(4)).await;
+        worker.must_run()?;
+        self.worker = Some(worker);
         Ok(())
     }
 
@@ -306,6 +308,8 @@ async fn platen(
     }
     let run = async |arguments: &[&str]| command_of_platen(program, &environment, arguments).await;
     run(&["migrate"]).await?;
+    fs::create_dir(folder.join("files"))?;
+    run(&["bucket", "adopt"]).await?;
     let mut keys = Vec::new();
     for number in 0..setting.tenants {
         let name = format!("tenant {number}");
@@ -462,13 +466,8 @@ async fn prepare_redis(url: &str) -> Result<u32> {
 
 /// The process id of the postmaster, from the first line of its file.
 fn postmaster(folder: &Path) -> Result<u32> {
-    let files = [
-        folder.join("postmaster.pid"),
-        folder.join("data/postmaster.pid"),
-    ];
-    let text = files.iter().find_map(|file| fs::read_to_string(file).ok());
-    let text =
-        text.with_context(|| format!("there is no postmaster.pid in {}", folder.display()))?;
+    let file = folder.join("cluster/postmaster.pid");
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     Ok(text
         .lines()
         .next()

@@ -1,6 +1,7 @@
 //! What a process has used: CPU time and memory, from `/proc`.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Process {
     name: &'static str,
     child: Child,
+    log: PathBuf,
 }
 
 /// User and kernel time of a process.
@@ -30,10 +32,11 @@ impl Process {
         mut command: Command,
         logs: &std::path::Path,
     ) -> Result<Self> {
+        let path = logs.join(format!("{name}.log"));
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
-            .open(logs.join(format!("{name}.log")))?;
+            .open(&path)?;
         let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -41,7 +44,11 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{name} does not start"))?;
-        Ok(Self { name, child })
+        Ok(Self {
+            name,
+            child,
+            log: path,
+        })
     }
 
     /// Waits until `url` answers.
@@ -51,9 +58,7 @@ impl Process {
     /// The process has ended, or does not answer within 30 seconds.
     pub(crate) async fn ready(&mut self, client: &reqwest::Client, url: &str) -> Result<()> {
         for _ in 0..600 {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended before it was ready: {status}", self.name);
-            }
+            self.must_run()?;
             let answer = client.get(url).timeout(Duration::from_secs(2)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 return Ok(());
@@ -61,6 +66,19 @@ impl Process {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         bail!("{} did not answer at {url}", self.name)
+    }
+
+    /// Checks that it has not ended.
+    ///
+    /// # Errors
+    ///
+    /// It has ended. The error quotes its log.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            bail!("{} ended: {status}\n{log}", self.name);
+        }
+        Ok(())
     }
 
     pub(crate) fn id(&self) -> Result<u32> {
