@@ -24,6 +24,7 @@ pub mod fleet;
 pub mod gcs;
 pub mod models;
 pub mod once;
+pub mod one_answer;
 pub mod options;
 pub mod pipeline;
 pub mod plain_jobs;

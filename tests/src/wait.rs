@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use fakes::Fake;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -18,7 +19,19 @@ pub async fn until<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -
     }
 }
 
-/// The same for those who return errors. An error of `ask` is tried again, and is told if no answer comes in time.
+/// Waits until a fake has had its first call.
+///
+/// # Panics
+///
+/// It has had no call within the time, or more than one.
+pub async fn until_called_once(fake: &Fake, within: Duration) {
+    until("the provider was called once", within, async || {
+        (fake.journal().count() == 1).then_some(())
+    })
+    .await;
+}
+
+/// Does the same as [`until`] for those who return errors. An error of `ask` is tried again, and is told if no answer comes in time.
 ///
 /// # Errors
 ///

@@ -18,20 +18,18 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use clap::Parser;
-use fakes::{Fake, Switches};
+use fakes::Switches;
 use futures::stream;
 use serde_json::json;
-use tempfile::TempDir;
 use tests::clients::Clients;
 use tests::figures::memory_kib;
 use tests::fleet::{Process, Role};
+use tests::one_answer::{self, JSON, OneAnswer};
 use tests::proof::Proof;
 use tests::real::Real;
 use tests::wait::until;
 use tests::{Options, models};
-use tokio::net::TcpListener;
-use tokio::sync::{OnceCell, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 const MODEL: &str = "gemini-3-pro-image";
 /// Clients of one tenant that submit at the same time.
@@ -60,11 +58,7 @@ struct Arguments {
 
 /// The provider.
 struct Provider {
-    /// The URL of the fake that answers the first call.
-    fake: String,
-    client: reqwest::Client,
-    /// The answer to every call.
-    answer: OnceCell<Bytes>,
+    answer: OneAnswer,
     calls: AtomicUsize,
     /// Whether calls are answered.
     answers: watch::Receiver<bool>,
@@ -109,15 +103,21 @@ async fn main() -> ExitCode {
     });
     let (answer, answers) = watch::channel(false);
     let provider = Arc::new(Provider {
-        fake: fake.base_url(),
-        client: reqwest::Client::builder().build().unwrap(),
-        answer: OnceCell::new(),
+        answer: OneAnswer::of(&fake),
         calls: AtomicUsize::new(0),
         answers,
         read: AtomicUsize::new(0),
     });
-    let (url, _serving) = serve(&provider).await;
-    state_concurrency(&folders.catalogue, &fake, &url, (!learn).then_some(calls));
+    let app = axum::Router::new()
+        .fallback(answer_call)
+        .with_state(Arc::clone(&provider));
+    let _serving = one_answer::serve(app, &folders.catalogue, &fake).await;
+    if !learn {
+        // The model is the first of its file.
+        let timeout = "timeout_seconds = 180";
+        let stated = format!("{timeout}\nconcurrency = {calls}");
+        models::change(&folders.catalogue, "vertex.toml", timeout, &stated);
+    }
     orders.config.slots = calls;
     orders.config.memory = memory << 20;
     let api = orders.start_one(Role::Api).await.unwrap();
@@ -153,7 +153,7 @@ async fn main() -> ExitCode {
     );
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 
-    let bytes = provider.answer.get().unwrap().len();
+    let bytes = provider.answer.bytes();
     println!(
         "all answered at once, {:.1} MiB each",
         mebibytes(bytes as u64 / 1024)
@@ -195,35 +195,6 @@ async fn main() -> ExitCode {
     proof.verdict()
 }
 
-/// Serves the provider until the returned set is dropped. Returns its URL.
-async fn serve(provider: &Arc<Provider>) -> (String, JoinSet<std::io::Result<()>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let app = axum::Router::new()
-        .fallback(answer_call)
-        .with_state(Arc::clone(provider));
-    let mut serving = JoinSet::new();
-    serving.spawn(async move { axum::serve(listener, app).await });
-    (url, serving)
-}
-
-/// Names the provider in the catalogue, and the calls that it takes at the same time, if they are to be stated.
-fn state_concurrency(catalogue: &TempDir, fake: &Fake, url: &str, calls: Option<usize>) {
-    let base = |url: &str| format!("base_url = \"{url}\"");
-    models::change(
-        catalogue,
-        "vertex.toml",
-        &base(&fake.base_url()),
-        &base(url),
-    );
-    if let Some(calls) = calls {
-        // The model is the first of its file.
-        let timeout = "timeout_seconds = 180";
-        let stated = format!("{timeout}\nconcurrency = {calls}");
-        models::change(catalogue, "vertex.toml", timeout, &stated);
-    }
-}
-
 /// Answers a call. All other requests, such as those for tokens, go to the fake.
 async fn answer_call(
     State(provider): State<Arc<Provider>>,
@@ -231,16 +202,7 @@ async fn answer_call(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let answer = provider.answer.get_or_init(async || {
-        let mut request = provider.client.post(format!("{}{uri}", provider.fake));
-        for name in [header::AUTHORIZATION, header::CONTENT_TYPE] {
-            request = request.header(&name, &headers[&name]);
-        }
-        let answer = request.body(body).send().await.unwrap();
-        assert!(answer.status().is_success(), "{answer:?}");
-        answer.bytes().await.unwrap()
-    });
-    let answer = answer.await.clone();
+    let answer = provider.answer.get(&uri, &headers, body).await;
     provider.calls.fetch_add(1, Ordering::Relaxed);
     let mut answers = provider.answers.clone();
     answers.wait_for(|answers| *answers).await.unwrap();
@@ -253,11 +215,7 @@ async fn answer_call(
         Ok::<_, std::convert::Infallible>(answer.slice(at..end))
     });
     let body = Body::from_stream(stream::iter(chunks));
-    (
-        [(header::CONTENT_TYPE, "application/json; charset=UTF-8")],
-        body,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
 /// Samples the worker until every job has ended, or there is no progress for long.

@@ -15,20 +15,17 @@ use std::time::{Duration, Instant};
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::IntoResponse;
-use bytes::Bytes;
 use clap::Parser;
 use fakes::Switches;
 use serde_json::json;
+use tests::Options;
 use tests::clients::Clients;
 use tests::figures::{ProcessCost, memory_kib};
 use tests::fleet::{Process, Role};
+use tests::one_answer::{self, JSON, OneAnswer};
 use tests::proof::Proof;
 use tests::real::Real;
 use tests::wait::until;
-use tests::{Options, models};
-use tokio::net::TcpListener;
-use tokio::sync::OnceCell;
-use tokio::task::JoinSet;
 
 const MODEL: &str = "gemini-3-pro-image";
 /// The kernel's share of the worker's CPU time: at most, in percent.
@@ -53,15 +50,6 @@ struct Arguments {
     program: Option<PathBuf>,
 }
 
-/// The provider.
-struct Provider {
-    /// The URL of the fake that makes the answer.
-    fake: String,
-    client: reqwest::Client,
-    /// The answer to every call.
-    answer: OnceCell<Bytes>,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let Arguments {
@@ -79,24 +67,11 @@ async fn main() -> ExitCode {
         grain: true,
         ..Switches::default()
     });
-    let provider = Arc::new(Provider {
-        fake: real.fake.base_url(),
-        client: reqwest::Client::builder().build().unwrap(),
-        answer: OnceCell::new(),
-    });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answer = Arc::new(OneAnswer::of(&real.fake));
     let app = axum::Router::new()
         .fallback(answer_call)
-        .with_state(Arc::clone(&provider));
-    let mut serving = JoinSet::new();
-    serving.spawn(async move { axum::serve(listener, app).await });
-    models::change(
-        &real.folders.catalogue,
-        "vertex.toml",
-        &format!("base_url = \"{}\"", real.fake.base_url()),
-        &format!("base_url = \"{url}\""),
-    );
+        .with_state(Arc::clone(&answer));
+    let _serving = one_answer::serve(app, &real.folders.catalogue, &real.fake).await;
 
     let api = real.orders.start_one(Role::Api).await.unwrap();
     let worker = real.orders.start_one(Role::Worker).await.unwrap();
@@ -126,7 +101,7 @@ async fn main() -> ExitCode {
     let [user, kernel] = [cost.user, cost.kernel].map(|time| time.as_secs_f64() * 1e3 / count);
     println!(
         "{jobs} jobs in {took:.1} s; answers of {:.1} MiB; a job took the worker {user:.1} ms of user time, {kernel:.1} ms of kernel time, {:.0} page faults",
-        mebibytes(provider.answer.get().unwrap().len() as u64 / 1024),
+        mebibytes(answer.bytes() as u64 / 1024),
         cost.page_faults / count,
     );
     let peak = mebibytes(memory_kib(worker.id().unwrap(), "VmHWM").unwrap());
@@ -151,27 +126,16 @@ async fn main() -> ExitCode {
     proof.verdict()
 }
 
-/// Answers every call with the image of 2K that the fake makes for the first one. Other requests, such as those for
-/// tokens, go to the fake.
+/// Answers every call with an image of 2K, whatever size it asks for.
 async fn answer_call(
-    State(provider): State<Arc<Provider>>,
+    State(answer): State<Arc<OneAnswer>>,
     uri: Uri,
     headers: HeaderMap,
-    body: Bytes,
+    body: String,
 ) -> impl IntoResponse {
-    let answer = provider.answer.get_or_init(async || {
-        let mut request = provider.client.post(format!("{}{uri}", provider.fake));
-        for name in [header::AUTHORIZATION, header::CONTENT_TYPE] {
-            request = request.header(&name, &headers[&name]);
-        }
-        let body = String::from_utf8(body.to_vec()).unwrap();
-        let body = body.replace("\"1K\"", "\"2K\"");
-        let answer = request.body(body).send().await.unwrap();
-        assert!(answer.status().is_success(), "{answer:?}");
-        answer.bytes().await.unwrap()
-    });
-    let json = [(header::CONTENT_TYPE, "application/json; charset=UTF-8")];
-    (json, answer.await.clone())
+    let body = body.replace("\"1K\"", "\"2K\"");
+    let answer = answer.get(&uri, &headers, body).await;
+    ([(header::CONTENT_TYPE, JSON)], answer)
 }
 
 async fn all_ended(real: &Real, jobs: usize) {

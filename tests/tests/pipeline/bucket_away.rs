@@ -11,6 +11,7 @@ use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use tests::pipeline::small_job;
 use tests::s3::{self, Mood, S3};
+use tests::wait::until_called_once;
 use tests::{Options, Pipeline, models, processes};
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
@@ -96,14 +97,7 @@ async fn a_paid_result_waits(mood: Mood) {
     let case = Case::start().await;
     let pipeline = &case.pipeline;
     let first = pipeline.submit(&slow_job()).await;
-    let called = async || (case.calls() == 1).then_some(());
-    pipeline
-        .until(
-            "the provider was called once",
-            Duration::from_secs(10),
-            called,
-        )
-        .await;
+    until_called_once(&case.pipeline.fake, Duration::from_secs(10)).await;
     case.s3.set_mood(mood);
     case.until_a_result_waits().await;
     assert!(metric(pipeline, "platen_bucket_unavailable").await > 0.0);
@@ -359,14 +353,7 @@ async fn a_result_the_full_memory_refuses_waits_on_disk() {
     .await;
     let pipeline = &case.pipeline;
     let id = pipeline.submit(&slow_job()).await;
-    let called = async || (case.calls() == 1).then_some(());
-    pipeline
-        .until(
-            "the provider was called once",
-            Duration::from_secs(10),
-            called,
-        )
-        .await;
+    until_called_once(&case.pipeline.fake, Duration::from_secs(10)).await;
     case.s3.set_mood(Mood::Full);
     case.until_a_result_waits().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -386,14 +373,7 @@ async fn a_result_the_full_memory_refuses_waits_on_disk() {
 async fn a_stopping_worker_stores_what_waits_for_the_bucket() {
     let mut case = Case::start().await;
     let id = case.pipeline.submit(&slow_job()).await;
-    let called = async || (case.calls() == 1).then_some(());
-    case.pipeline
-        .until(
-            "the provider was called once",
-            Duration::from_secs(10),
-            called,
-        )
-        .await;
+    until_called_once(&case.pipeline.fake, Duration::from_secs(10)).await;
     case.s3.set_mood(Mood::Refuses);
     case.until_a_result_waits().await;
     let back = async {
@@ -568,11 +548,7 @@ async fn a_worker_killed_while_a_result_waits_wastes_one_call() {
     let body = json!({"model": "gpt-image-2.5-sunburst", "prompt": "a bottle [[fault:late:1500]]", "size": "1K"});
     let id = pipeline.submit(&body).await;
     let within = Duration::from_secs(20);
-    pipeline
-        .until("the provider was called once", within, async || {
-            (fake.journal().count() == 1).then_some(())
-        })
-        .await;
+    until_called_once(&fake, within).await;
     case.s3.set_mood(Mood::Full);
     let before = case.s3.puts();
     // The first write and three retries; then the result waits until the bucket is available.

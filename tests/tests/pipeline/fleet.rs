@@ -11,6 +11,7 @@ use tests::pipeline::small_job;
 use tests::proxy::{Proxy, Weather};
 use tests::real::Real;
 use tests::servers::connect_to_redis;
+use tests::wait::until_called_once;
 
 #[tokio::test]
 async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
@@ -24,14 +25,7 @@ async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
     let worker = &mut workers[0];
     let address = worker.metrics_address();
     let id = pipeline.submit(&small_job()).await;
-    let called = async || (fake.journal().count() == 1).then_some(());
-    pipeline
-        .until(
-            "the provider was called once",
-            Duration::from_secs(10),
-            called,
-        )
-        .await;
+    until_called_once(&fake, Duration::from_secs(10)).await;
 
     worker.signal(Signal::SIGSTOP).unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -154,14 +148,7 @@ async fn a_process_that_is_asked_to_stop_says_so_first_and_ends_what_runs() {
     let mut apis = orders.start(Role::Api, 1).await.unwrap();
     let mut workers = orders.start(Role::Worker, 1).await.unwrap();
     let id = pipeline.submit(&small_job()).await;
-    let called = async || (fake.journal().count() == 1).then_some(());
-    pipeline
-        .until(
-            "the provider was called once",
-            Duration::from_secs(10),
-            called,
-        )
-        .await;
+    until_called_once(&fake, Duration::from_secs(10)).await;
 
     let status = async |process: &Process, path: &str| {
         let url = format!("http://{}{path}", process.metrics_address());

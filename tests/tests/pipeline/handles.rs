@@ -8,6 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tests::fleet::Role;
 use tests::real::Real;
+use tests::wait::until_called_once;
 use tests::{Options, Pipeline, models};
 
 /// A pipeline in which the timeout of the model is one second.
@@ -113,13 +114,7 @@ async fn a_failed_poll_is_repeated_and_a_lost_operation_is_rebought() {
 async fn a_canceled_job_is_released_while_its_operation_runs() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:never]]")).await;
-    pipeline
-        .until(
-            "the provider was called once",
-            Duration::from_secs(5),
-            async || (pipeline.fake.journal().count() == 1).then_some(()),
-        )
-        .await;
+    until_called_once(&pipeline.fake, Duration::from_secs(5)).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (_, canceled) = pipeline
         .post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
@@ -143,13 +138,7 @@ async fn a_canceled_job_is_released_while_its_operation_runs() {
 async fn an_operation_is_polled_while_its_lane_is_unavailable() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:late:2500]]")).await;
-    pipeline
-        .until(
-            "the provider was called once",
-            Duration::from_secs(5),
-            async || (pipeline.fake.journal().count() == 1).then_some(()),
-        )
-        .await;
+    until_called_once(&pipeline.fake, Duration::from_secs(5)).await;
     pipeline.fake.faults().push(Fault::Status(404));
     let other = pipeline.submit(&job("something else")).await;
     assert_eq!(

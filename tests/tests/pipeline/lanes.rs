@@ -10,6 +10,7 @@ use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tests::pipeline::small_job;
+use tests::wait::until_called_once;
 use tests::{Options, Pipeline, models};
 
 const MODEL: &str = "gemini-nano-banana-2.1";
@@ -197,13 +198,7 @@ async fn a_providers_retry_after_is_respected() {
     let throttled = pipeline
         .submit(&job("a bottle [[fault:throttle:1*1]]"))
         .await;
-    pipeline
-        .until(
-            "the provider was called once",
-            Duration::from_secs(5),
-            async || (pipeline.fake.journal().count() == 1).then_some(()),
-        )
-        .await;
+    until_called_once(&pipeline.fake, Duration::from_secs(5)).await;
     let second = pipeline.submit(&job("another bottle")).await;
     let jobs = [
         pipeline.ended(&throttled).await,
