@@ -98,7 +98,7 @@ pub async fn expire(
     max_unpaid_age: Option<Duration>,
 ) -> sqlx::Result<bool> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    // Admission of a job with this upload locks the upload's row, too (`storage::uploads::pin`). So
+    // Admission of a job with this upload locks the upload's row, too (`storage::admissions::read`). So
     // either admission waits and then finds the upload deleted, or this transaction waits and then
     // sees the open job.
     if !storage::uploads::lock_due(&mut transaction, id, max_unpaid_age).await? {

@@ -41,22 +41,6 @@ pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Optio
     .await
 }
 
-/// Reads one job of the tenant, and locks its row until the transaction ends. The caller must have
-/// locked the wallet before, unless no credits move.
-///
-/// # Errors
-/// Returns an error if the row has a value that this version does not know, or if Postgres fails.
-pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
-    whole_jobs!(
-        "-- job::lock
-        SELECT ",
-        " FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
-        id as JobId
-    )
-    .fetch_optional(connection)
-    .await
-}
-
 /// Reads the request of a job. Returns `None` if there is no such job, or if its prompt was deleted
 /// at the end of its retention.
 ///

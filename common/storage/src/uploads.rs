@@ -100,26 +100,6 @@ pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Resul
     .await
 }
 
-/// Locks uploads against deletion until the transaction ends. Returns `false` if one of them is
-/// deleted or does not exist. They are locked in the order of their ids, so that two transactions
-/// cannot deadlock.
-///
-/// # Errors
-/// Returns an error if Postgres fails.
-pub async fn pin(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<bool> {
-    if ids.is_empty() {
-        return Ok(true);
-    }
-    let pinned = sqlx::query_scalar!(
-        r#"-- upload::pin
-        SELECT id AS "id: UploadId" FROM uploads WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR SHARE"#,
-        ids as &[UploadId]
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(ids.iter().all(|id| pinned.contains(id)))
-}
-
 /// Marks an upload as deleted, so that no new job may use it. Returns `false` if there is no such
 /// upload, or if it is deleted already.
 ///

@@ -106,7 +106,6 @@ async fn read(on: &mut PgConnection, tenant: TenantId, job: JobId) -> Vec<String
     };
     let read = [
         storage::jobs::get(on, job).await.err(),
-        storage::jobs::lock(on, job).await.err(),
         storage::jobs::list(on, tenant, &Filter::default(), 10)
             .await
             .err(),
