@@ -216,11 +216,7 @@ impl Task {
     /// Takes the submits that wait, without those whose client is gone; none if there is no connection for them. Returns `None`,
     /// and ends the queue, if no submit waits.
     fn take(&mut self, has_connection: bool) -> Option<Vec<Submit>> {
-        let mut queues = self
-            .groups
-            .queues
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.groups.queues();
         let queue = queues.get_mut(&self.tenant)?;
         queue.waiting.retain(|submit| !submit.result.is_closed());
         if queue.waiting.is_empty() {

@@ -169,7 +169,7 @@ pub fn measure_steps(
     let started = clock();
     open()?.decode_rows_or_all(|_| ())?;
     let decoded = clock();
-    // Rows are resampled while others are decoded. So this step is what both take together, without decoding.
+    // Decoding and resampling run together, row by row. So resampling takes what both take, less what decoding alone took.
     let pixels = decode_and_resize(open()?, plan, space)?;
     let resized = clock();
     encode::encode(&pixels, recipe.format, recipe.rendering.encoding)?;

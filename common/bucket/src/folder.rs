@@ -197,7 +197,8 @@ fn write_new(root: &Path, path: &Path, bytes: &[u8]) -> io::Result<bool> {
         Err(error) => return Err(error),
     };
     removed?;
-    // Also if the file was there: whoever wrote it may have died before this.
+    // This is done for a file that was there, too: the process that wrote it may have died before it
+    // did this.
     path.parent().map_or(Ok(()), sync_folder)?;
     Ok(is_new)
 }

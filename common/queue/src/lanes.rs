@@ -244,12 +244,7 @@ impl Lanes {
             .arg(tenant.pseudonym())
             .arg(millis(LANE_TTL));
         for lane in lanes {
-            let (prefix, limits) = (self.prefix(lane), self.concurrency(lane));
-            call.key(format!("{prefix}:calls"))
-                .key(format!("{prefix}:closed"))
-                .arg(lane.to_string())
-                .arg(limits.initial)
-                .arg(limits.max);
+            self.add_lane(&mut call, lane);
         }
         let may_start: i64 = call.invoke_async(&mut self.connection.clone()).await?;
         Ok(may_start == 1)
@@ -274,13 +269,8 @@ impl Lanes {
         let mut call = STATES.key(&self.queue.lanes);
         call.arg(millis(LANE_TTL)).arg(MAX_UNAVAILABLE_TENANTS);
         for lane in lanes {
-            let (prefix, limits) = (self.prefix(lane), self.concurrency(lane));
-            call.key(format!("{prefix}:calls"))
-                .key(format!("{prefix}:closed"))
-                .arg(lane.to_string())
-                .arg(limits.initial)
-                .arg(limits.max)
-                .arg(format!("{prefix}:tenant:"));
+            self.add_lane(&mut call, lane);
+            call.arg(format!("{}:tenant:", self.prefix(lane)));
         }
         let replies: Vec<StateReply> = call.invoke_async(&mut self.connection.clone()).await?;
         let state = |(lane, reply): (&Lane, StateReply)| {
@@ -320,6 +310,18 @@ impl Lanes {
     /// What the keys of a lane begin with.
     fn prefix(&self, lane: &Lane) -> String {
         format!("{}:lane:{lane}", self.queue.name)
+    }
+
+    /// Adds what the scripts about several lanes need of each: the keys of its calls and of when they
+    /// closed, its name and its limits.
+    fn add_lane(&self, script: &mut ScriptInvocation<'_>, lane: &Lane) {
+        let (prefix, limits) = (self.prefix(lane), self.concurrency(lane));
+        script
+            .key(format!("{prefix}:calls"))
+            .key(format!("{prefix}:closed"))
+            .arg(lane.to_string())
+            .arg(limits.initial)
+            .arg(limits.max);
     }
 
     /// A script with the keys and the arguments that a call on a lane has.

@@ -64,13 +64,7 @@ impl SearchMarks {
         if from_front {
             state.searched_from_front_at = Some(now);
         }
-        let mark = |model: &str| {
-            let mark = state.marks.iter().find(|mark| mark.model == model);
-            mark.cloned().unwrap_or_else(|| Mark::front(model))
-        };
-        let models = capacity.models().iter();
-        let marks = models.map(|model| mark(&model.model)).collect();
-        Some((marks, from_front))
+        Some((Mark::of_models(capacity, &state.marks), from_front))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

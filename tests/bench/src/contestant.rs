@@ -51,7 +51,7 @@ pub(crate) struct Setting {
     pub(crate) latency: Duration,
     /// Whether the model sends images of one color.
     pub(crate) flat: bool,
-    /// How many calls the model takes at the same time, and what a worker gets by with: for many calls.
+    /// Whether the catalogue states that the model takes 1,200 calls at the same time, and the worker may use 160 MB only.
     pub(crate) many_calls: bool,
     pub(crate) format: &'static str,
 }

@@ -64,18 +64,23 @@ pub async fn begin_with_wallet(
     pool: &PgPool,
     tenant: TenantId,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let locked = begin_and_lock_wallet(tenant);
+    begin_with(pool, format!("-- ledger::begin_with_wallet\n{locked}")).await
+}
+
+/// The statements that begin a transaction of the tenant and lock its wallet.
+///
+/// `enable_sort` is off, so that the newest version of the wallet is found at the end of an index
+/// ([`crate::ledger::resolve`]). The planner would rather read all versions and sort them, because it
+/// believes that there is one.
+pub(super) fn begin_and_lock_wallet(tenant: TenantId) -> String {
     let tenant = tenant.0;
-    begin_with(
-        pool,
-        format!(
-            "-- ledger::begin_with_wallet
-            BEGIN;
-            SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true),
-              set_config('enable_sort', 'off', true);
-            SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY status DESC LIMIT 1 FOR NO KEY UPDATE"
-        ),
+    format!(
+        "BEGIN;
+        SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+          set_config('enable_sort', 'off', true);
+        SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY status DESC LIMIT 1 FOR NO KEY UPDATE"
     )
-    .await
 }
 
 /// Begins a transaction that sees no rows of any tenant, except the API key with this id. It is

@@ -4,7 +4,7 @@
 
 use sqlx::{PgPool, Postgres, Transaction};
 
-use super::begin::begin_with;
+use super::begin::{begin_and_lock_wallet, begin_with};
 use domain::id::{JobId, TenantId};
 
 /// Does the same as [`super::begin_for`], and locks the job's row until the transaction ends. If
@@ -35,10 +35,6 @@ pub async fn begin_with_job(
 /// the transaction ends. Every transaction that moves credits keeps this order, so no two of them
 /// can deadlock.
 ///
-/// `enable_sort` is off, so that the newest version of the wallet is found at the end of an index
-/// ([`crate::ledger::resolve`]). The planner would rather read all versions and sort them, because it
-/// believes that there is one.
-///
 /// # Errors
 /// Returns an error if a lock is not free within 2 seconds, if Postgres fails, or if no connection
 /// becomes free within 10 seconds.
@@ -47,15 +43,11 @@ pub async fn begin_with_wallet_and_job(
     tenant: TenantId,
     job: JobId,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let (tenant, job) = (tenant.0, job.0);
+    let (locked, job) = (begin_and_lock_wallet(tenant), job.0);
     begin_with(
         pool,
         format!(
-            "-- ledger::begin_with_wallet_and_job
-            BEGIN;
-            SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true),
-              set_config('enable_sort', 'off', true);
-            SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY status DESC LIMIT 1 FOR NO KEY UPDATE;
+            "-- ledger::begin_with_wallet_and_job\n{locked};
             SELECT FROM jobs WHERE id = '{job}' FOR NO KEY UPDATE"
         ),
     )

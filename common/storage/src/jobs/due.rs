@@ -36,6 +36,16 @@ impl Mark {
             since: PrimitiveDateTime::MAX.assume_utc(),
         }
     }
+
+    /// The mark of each model of `capacity`: one of `marks`, or else the front.
+    pub fn of_models(capacity: &Capacity, marks: &[Self]) -> Vec<Self> {
+        let models = capacity.models().iter();
+        let marks = models.map(|open| {
+            let mark = marks.iter().find(|mark| mark.model == open.model);
+            mark.cloned().unwrap_or_else(|| Self::front(&open.model))
+        });
+        marks.collect()
+    }
 }
 
 /// Marks as arrays, of which a statement makes a table with `unnest`.
@@ -56,16 +66,6 @@ impl MarkColumns {
         }
         columns
     }
-
-    /// The marks, and the front for each model that has none.
-    fn for_models(capacity: &Capacity, marks: &[Mark]) -> Self {
-        let mark = |model: &str| {
-            let mark = marks.iter().find(|mark| mark.model == model);
-            mark.cloned().unwrap_or_else(|| Mark::front(model))
-        };
-        let models = capacity.models().iter();
-        Self::of(&models.map(|model| mark(&model.model)).collect::<Vec<_>>())
-    }
 }
 
 /// Reads due jobs and their virtual times, with a statement of [`with_capacity`] that has four more
@@ -81,7 +81,7 @@ impl MarkColumns {
 macro_rules! due_jobs {
     ($pool:expr, $limit:expr, $capacity:expr, $marks:expr, $with:tt, $tables:tt, $select:tt) => {{
         let columns = CapacityColumns::of($capacity);
-        let marks = MarkColumns::for_models($capacity, $marks);
+        let marks = MarkColumns::of(&Mark::of_models($capacity, $marks));
         let rows = with_capacity!(
             $with,
             [
