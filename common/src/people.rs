@@ -1,5 +1,6 @@
-//! Procedures about people: authentication, and the actions of operators.
+//! Procedures about people: authentication by API keys, identities of providers, and the actions of operators.
 
 pub mod authentication;
+pub mod identity;
 pub mod key_cache;
 pub mod operator;

@@ -44,6 +44,7 @@ pub(super) trait Vendor: fmt::Debug + Send + Sync {
 pub(super) struct IncomingRequest {
     pub(super) method: Method,
     pub(super) path: String,
+    pub(super) query: String,
     pub(super) headers: HeaderMap,
     pub(super) raw: Bytes,
     pub(super) connection: Connection,

@@ -1,6 +1,11 @@
-//! The fake's own routes under `/__fake/`: its switches and its journal.
+//! The fake's own routes under `/__fake/`: its switches, its journal and its identity provider.
 
-use super::{faults::Switches, journal::Call, service::Service};
+use super::{
+    faults::Switches,
+    identity::{IdentityProvider, IdentitySwitches},
+    journal::Call,
+    service::Service,
+};
 use axum::{
     Json,
     extract::{Query, State},
@@ -19,6 +24,20 @@ pub(super) async fn put_faults(
 ) -> Json<Switches> {
     service.faults.set(switches);
     Json(service.faults.get())
+}
+
+pub(super) async fn get_identity(
+    State(identity): State<IdentityProvider>,
+) -> Json<IdentitySwitches> {
+    Json(identity.switches())
+}
+
+pub(super) async fn put_identity(
+    State(identity): State<IdentityProvider>,
+    Json(switches): Json<IdentitySwitches>,
+) -> Json<IdentitySwitches> {
+    identity.set(switches);
+    Json(identity.switches())
 }
 
 #[derive(Deserialize)]

@@ -22,7 +22,8 @@ const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 pub struct Call {
     /// The number of the call. It is 0 for the first call since the start, and is never reused.
     pub number: u64,
-    /// The vendor whose protocol the call used: `vertex`, `gemini`, `interactions` or `openai`.
+    /// The vendor whose protocol the call used: `vertex`, `gemini`, `interactions`, `openai` or
+    /// `identity`.
     pub vendor: &'static str,
     /// Whether the call asked for images. Polls, cancellations and downloads do not.
     pub creates: bool,

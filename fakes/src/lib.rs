@@ -1,7 +1,8 @@
 //! Fakes of the vendors that Platen calls: one real HTTP server that follows each vendor's protocol.
 //!
 //! `platen up` uses this server on a machine without API keys, and all tests use it. The answers of a fake are checked
-//! with the vendor's own client: see `tests/python/google_oracle.py` and `openai_oracle.py`.
+//! with the vendor's own client: see `tests/python/google_oracle.py`, `openai_oracle.py` and
+//! `identity_oracle.py`.
 //!
 //! The vendors' paths differ, so one address, one set of [`Faults`] and one [`Journal`] serve them all:
 //!
@@ -11,6 +12,7 @@
 //! | `gemini` | the same on the Developer API | `/{v1,v1beta}/models/{m}:generateContent` |
 //! | `interactions` | Google's Interactions API | `/{v1,v1beta}/interactions`, `/v1beta1/projects/{p}/locations/{l}/interactions` |
 //! | `openai` | `OpenAI` Images and servers like it | `/v1/images/generations`, `/v1/images/edits` |
+//! | `identity` | `OpenID` Connect, and the keys of Firebase Authentication | `/identity/…`, `/service_accounts/v1/jwk/…` |
 //!
 //! To read on: `call` follows a call from the request to the reply, a file such as `openai` has one vendor, and `fault`
 //! has what can go wrong. The crate `drawing` draws the images.
@@ -33,6 +35,7 @@ mod shapes;
 // The vendors.
 mod generate_content;
 mod google;
+mod identity;
 mod interactions;
 mod openai;
 
@@ -40,5 +43,6 @@ pub use admission::AdmissionLimit;
 pub use drawing::{heavy_file_names, hostile_file, hostile_file_names};
 pub use fault::{Fault, UnknownFault};
 pub use faults::{Faults, Latency, REFUSED_WORDS, Refusal, Switches};
+pub use identity::{IdentityProvider, IdentitySwitches, SigningKey};
 pub use journal::{Call, Journal};
 pub use server::{Fake, Options};

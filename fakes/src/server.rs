@@ -6,6 +6,7 @@ use super::{
     controls,
     faults::{Faults, Switches},
     generate_content::GenerateContent,
+    identity::IdentityProvider,
     interactions::Interactions,
     journal::Journal,
     metadata,
@@ -33,8 +34,9 @@ use tokio_util::{
 };
 
 /// All vendors that the fake plays.
-fn vendors() -> Vec<Arc<dyn Vendor>> {
+fn vendors(identity: &IdentityProvider) -> Vec<Arc<dyn Vendor>> {
     vec![
+        Arc::new(identity.clone()),
         Arc::new(GenerateContent),
         Arc::<Interactions>::default(),
         Arc::<OpenAi>::default(),
@@ -70,6 +72,7 @@ impl Default for Options {
 pub struct Fake {
     address: SocketAddr,
     service: Service,
+    identity: IdentityProvider,
     tasks: TaskTracker,
     stop: DropGuard,
 }
@@ -91,9 +94,11 @@ impl Fake {
         };
         service.faults.set(options.switches);
         let tasks = TaskTracker::new();
+        let identity = IdentityProvider::new(service.journal.clone());
         let state = ServerState {
             service: service.clone(),
-            vendors: vendors().into(),
+            vendors: vendors(&identity).into(),
+            identity: identity.clone(),
         };
         let app = state
             .router()
@@ -111,6 +116,7 @@ impl Fake {
         Ok(Self {
             address,
             service,
+            identity,
             tasks,
             stop,
         })
@@ -136,6 +142,11 @@ impl Fake {
         self.service.faults.clone()
     }
 
+    /// The identity provider that the fake plays.
+    pub fn identity(&self) -> IdentityProvider {
+        self.identity.clone()
+    }
+
     /// Stops the fake. It takes no more calls and ends calls that hang or wait. This function returns when all other
     /// calls are answered.
     pub async fn stop(self) {
@@ -148,12 +159,19 @@ impl Fake {
 #[derive(Clone)]
 struct ServerState {
     service: Service,
+    identity: IdentityProvider,
     vendors: Arc<[Arc<dyn Vendor>]>,
 }
 
 impl FromRef<ServerState> for Service {
     fn from_ref(state: &ServerState) -> Self {
         state.service.clone()
+    }
+}
+
+impl FromRef<ServerState> for IdentityProvider {
+    fn from_ref(state: &ServerState) -> Self {
+        state.identity.clone()
     }
 }
 
@@ -168,6 +186,10 @@ impl ServerState {
                 "/__fake/journal",
                 get(controls::get_journal).delete(controls::clear_journal),
             )
+            .route(
+                "/__fake/identity",
+                get(controls::get_identity).put(controls::put_identity),
+            )
             .route(metadata::TOKEN, get(metadata::token))
             // Google's paths end in `{model}:{verb}`. The router cannot match a part of a segment.
             .fallback(call)
@@ -179,13 +201,16 @@ impl ServerState {
 /// Answers every path that is not the fake's own. The path's vendor answers, or the answer is 404 if no vendor has the
 /// path.
 async fn call(
-    State(ServerState { service, vendors }): State<ServerState>,
+    State(state): State<ServerState>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     raw: Bytes,
 ) -> Response {
+    let ServerState {
+        service, vendors, ..
+    } = state;
     let vendor = vendors
         .iter()
         .find(|vendor| vendor.serves(&method, uri.path()));
@@ -195,6 +220,7 @@ async fn call(
     let incoming = IncomingRequest {
         method,
         path: uri.path().to_owned(),
+        query: uri.query().unwrap_or_default().to_owned(),
         headers,
         raw,
         connection,
