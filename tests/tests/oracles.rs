@@ -12,7 +12,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bucket::Address;
 use bytes::Bytes;
 use common::config::{self, Config};
+use common::people::identity::firebase::{FirebaseSettings, FirebaseVerifier};
+use common::people::identity::http::IdentityHttp;
 use domain::catalog::{Catalog, Lane};
+use domain::clock;
 use domain::generation::image::{AspectRatio, InputRole, MediaType, Size};
 use domain::id::{CallId, JobId};
 use fakes::Fake;
@@ -460,6 +463,95 @@ async fn openais_client_understands_how_the_fake_fails() {
             );
         }
     }
+}
+
+/// The fake identity provider is one that other people's client signs in at, and what that client reads is what ours reads.
+#[tokio::test]
+async fn authlib_signs_in_at_the_identity_provider() {
+    let fake = fake().await;
+    let issuer = format!("{}/identity", fake.base_url());
+    for algorithm in ["RS256", "ES256"] {
+        fake.identity().set(fakes::IdentitySwitches {
+            algorithm: algorithm.to_owned(),
+            ..fakes::IdentitySwitches::default()
+        });
+        let output = python("identity_oracle.py", &["sign-in", &issuer], "").await;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(theirs["algorithm"], algorithm);
+        assert_eq!(theirs["email"], "ada@example.com");
+        assert_eq!(theirs["issuer_of_callback"], issuer);
+        assert_eq!(theirs["once"], json!([200, 400, "invalid_grant"]));
+        assert_eq!(theirs["other_verifier"], json!([400, 400, "invalid_grant"]));
+    }
+}
+
+/// Google's own client verifies tokens with the fake's keys. What it refuses, we refuse. We refuse more: it does not check the
+/// issuer, the subject, and the time of sign-in.
+#[tokio::test]
+async fn we_accept_no_token_that_googles_client_refuses() {
+    let fake = fake().await;
+    let base_url = fake.base_url();
+    let path = "service_accounts/v1/jwk/securetoken@system.gserviceaccount.com";
+    let keys = format!("{base_url}/{path}");
+    let mut settings = FirebaseSettings::new("platen-studio");
+    settings.keys.clone_from(&keys);
+    let verifier = FirebaseVerifier::new(settings, &IdentityHttp::new(true).unwrap()).unwrap();
+
+    let (key, own) = (fake.identity().signing_key(), fakes::SigningKey::rsa());
+    let now = clock::now().unix_timestamp();
+    let claims = |name: &str, value: Value| {
+        let mut claims = json!({
+            "iss": "https://securetoken.google.com/platen-studio", "aud": "platen-studio", "sub": "ada",
+            "iat": now - 10, "auth_time": now - 10, "exp": now + 3_600, "email": "ada@example.com",
+        });
+        claims[name] = value;
+        claims
+    };
+    let good = claims("name", json!("Ada"));
+    let token = key.token(&good);
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    let with = |header: Value| own.token_with(&header, &good);
+    let tokens = json!({
+        "good": token,
+        "no signature": format!("{signed}."),
+        "edited": token.replacen("eyJ", "eyK", 1),
+        "unknown key": own.token(&good),
+        "another key": with(key.header()),
+        "unsigned": with(json!({"alg": "none", "kid": key.id(), "typ": "JWT"})),
+        "RS512": key.token_with(&json!({"alg": "RS512", "kid": key.id()}), &good),
+        "another audience": key.token(&claims("aud", json!("other"))),
+        "expired": key.token(&claims("exp", json!(now - 100))),
+        "issued tomorrow": key.token(&claims("iat", json!(now + 86_400))),
+        "not valid yet": key.token(&claims("nbf", json!(now + 3_600))),
+        "another issuer": key.token(&claims("iss", json!("https://securetoken.google.com/other"))),
+        "no subject": key.token(&claims("sub", json!(""))),
+    });
+    let arguments = ["firebase", keys.as_str(), "platen-studio"];
+    let output = python("identity_oracle.py", &arguments, &tokens.to_string()).await;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
+
+    let (mut accepted, mut refused) = (Vec::new(), 0);
+    for (name, token) in tokens.as_object().unwrap() {
+        let ours = verifier
+            .verify(token.as_str().unwrap(), clock::now())
+            .await
+            .is_ok();
+        let theirs = &theirs[name];
+        assert!(!ours || *theirs == true, "{name}: {theirs}");
+        refused += usize::from(*theirs != true);
+        if ours {
+            accepted.push(name.as_str());
+        }
+    }
+    assert_eq!(accepted, ["good"]);
+    assert_eq!(
+        refused, 10,
+        "Google's client refuses these as well: {theirs}"
+    );
 }
 
 #[tokio::test]

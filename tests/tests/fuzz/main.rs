@@ -10,6 +10,7 @@ mod edit;
 mod extractor;
 mod ids;
 mod images;
+mod tokens;
 mod traceparent;
 
 use std::cell::Cell;
