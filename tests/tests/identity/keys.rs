@@ -228,7 +228,7 @@ async fn a_provider_that_is_gone_is_not_waited_for_long() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     project.verifier = verifier(&project.fake, |settings| {
-        settings.keys = format!("http://{address}/keys")
+        settings.keys = format!("http://{address}/keys");
     });
     let began = Instant::now();
     let error = project.verify(&token).await.unwrap_err();

@@ -81,9 +81,15 @@ impl Claims {
         let subject = (self.sub)
             .filter(|sub| (1..=max_subject_bytes).contains(&sub.len()))
             .ok_or(Refusal::Subject)?;
-        let time = |seconds: i64| OffsetDateTime::from_unix_timestamp(seconds);
-        let issued = self.iat.unwrap_or_default();
-        let authenticated = self.auth_time.unwrap_or(issued);
+        let time = |seconds: Option<i64>, refusal| {
+            let time = OffsetDateTime::from_unix_timestamp(seconds.ok_or(refusal)?);
+            time.map_err(|_| refusal)
+        };
+        let issued_at = time(self.iat, Refusal::IssuedAt)?;
+        let authenticated_at = match self.auth_time {
+            None => issued_at,
+            some => time(some, Refusal::AuthTime)?,
+        };
         Ok(Identity {
             issuer: self.iss.unwrap_or_default(),
             subject,
@@ -92,9 +98,9 @@ impl Claims {
             name: self.name.filter(|name| !name.trim().is_empty()),
             picture: self.picture.filter(|picture| is_https(picture)),
             sign_in_provider: None,
-            authenticated_at: time(authenticated).map_err(|_| Refusal::AuthTime)?,
-            issued_at: time(issued).map_err(|_| Refusal::IssuedAt)?,
-            expires_at: time(self.exp.unwrap_or_default()).map_err(|_| Refusal::Expiry)?,
+            authenticated_at,
+            issued_at,
+            expires_at: time(self.exp, Refusal::Expiry)?,
         })
     }
 }

@@ -78,8 +78,12 @@ impl IdentityHttp {
     pub(super) fn address(&self, address: &str) -> Result<Url, FetchError> {
         let unusable = |why| FetchError::Unusable(format!("{address:?} {why}"));
         let url = Url::parse(address).map_err(|_| unusable("is not a URL"))?;
-        let is_secure = url.scheme() == "https";
-        if !is_secure && !(self.allows_plain_http && url.scheme() == "http") {
+        let is_allowed = match url.scheme() {
+            "https" => true,
+            "http" => self.allows_plain_http,
+            _ => false,
+        };
+        if !is_allowed {
             return Err(unusable("is not an https URL"));
         }
         if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {

@@ -20,7 +20,7 @@ const MAX_KEYS: usize = 100;
 
 /// A key and the one algorithm that it is for.
 pub(super) struct Key {
-    decoding_key: DecodingKey,
+    public: DecodingKey,
     algorithm: Algorithm,
     validation: Validation,
 }
@@ -40,8 +40,8 @@ pub(super) struct KeyDocument {
 
 impl Key {
     /// The key as a library wants it.
-    pub(super) fn decoding_key(&self) -> &DecodingKey {
-        &self.decoding_key
+    pub(super) fn public(&self) -> &DecodingKey {
+        &self.public
     }
 
     /// What the library checks: the algorithm and nothing else. The rules about claims are ours.
@@ -65,8 +65,8 @@ impl Key {
             _ => return None,
         };
         let is_for_algorithm = (jwk.common.key_algorithm).is_none_or(|key| key == algorithm.into());
-        let decoding_key = DecodingKey::from_jwk(&jwk).ok()?;
-        if !is_for_signatures || !is_for_algorithm || is_short(&decoding_key) {
+        let public = DecodingKey::from_jwk(&jwk).ok()?;
+        if !is_for_signatures || !is_for_algorithm || is_short(&public) {
             return None;
         }
         let mut validation = Validation::new(algorithm);
@@ -74,7 +74,7 @@ impl Key {
         validation.validate_exp = false;
         validation.validate_aud = false;
         let key = Self {
-            decoding_key,
+            public,
             algorithm,
             validation,
         };

@@ -77,7 +77,7 @@ pub(super) fn header(token: &str) -> Result<Header, Refusal> {
 /// # Errors
 /// Returns an error if the algorithm is not the key's, or if the signature is wrong.
 pub(super) fn signed_claims<C: DeserializeOwned>(token: &str, key: &Key) -> Result<C, Refusal> {
-    match jsonwebtoken::decode(token, key.decoding_key(), key.validation()) {
+    match jsonwebtoken::decode(token, key.public(), key.validation()) {
         Ok(data) => Ok(data.claims),
         Err(error) => Err(match error.kind() {
             ErrorKind::InvalidSignature => Refusal::Signature,
