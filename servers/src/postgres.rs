@@ -342,7 +342,13 @@ fn settings(durability: Durability) -> impl Iterator<Item = &'static str> {
         "log_destination=stderr",
     ];
     // Commits stay synchronous. They cost nothing without fsync, and tests that kill Postgres must find committed data.
-    const REDUCED: &[&str] = &["fsync=off", "full_page_writes=off", "shared_buffers=32MB"];
+    // The last of two values counts: several tests, some with a dozen processes each, share one server.
+    const REDUCED: &[&str] = &[
+        "fsync=off",
+        "full_page_writes=off",
+        "shared_buffers=32MB",
+        "max_connections=400",
+    ];
     let extra: &[&str] = match durability {
         Durability::Full => &[],
         Durability::Reduced => REDUCED,
