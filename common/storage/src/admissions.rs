@@ -73,6 +73,55 @@ pub struct StoredAnswer {
     pub answer: Answer,
 }
 
+/// A row of [`read`].
+struct BasisRow {
+    now: OffsetDateTime,
+    clock: OffsetDateTime,
+    available: Credits,
+    may_submit: bool,
+    turn: i64,
+    lots: Vec<Uuid>,
+    remaining: Vec<i64>,
+    keys: Vec<String>,
+    hashes: Vec<Vec<u8>>,
+    statuses: Vec<i16>,
+    locations: Vec<Option<String>>,
+    bodies: Vec<Vec<u8>>,
+    uploads: Vec<UploadId>,
+    calls: i64,
+    seconds: f64,
+    stored: Option<i64>,
+}
+
+/// The statement of [`read`]. The arguments are its name, the SQL of more parts and of their columns,
+/// and the query's parameters.
+macro_rules! basis {
+    ($name:tt, $parts:tt, $columns:tt, $($arguments:tt)*) => {
+        sqlx::query_as!(
+            BasisRow,
+            "-- " + $name + r#"
+            WITH lot AS MATERIALIZED (
+              SELECT id, remaining FROM grants
+              WHERE $2 AND tenant_id = $1 AND NOT spent AND (expires_at IS NULL OR expires_at > clock_timestamp())
+              ORDER BY priority, expires_at NULLS LAST, created_at, id
+              FOR NO KEY UPDATE),
+            answer AS MATERIALIZED (
+              SELECT key, request_hash, status, location, body FROM idempotency_keys WHERE tenant_id = $1 AND key = ANY($3))"#
+                + $parts
+                + r#"
+            SELECT now() AS "now!", clock_timestamp() AS "clock!", w.available AS "available: Credits",
+              (w.status = 'active' AND w.debt = 0) AS "may_submit!", w.turn,
+              ARRAY(SELECT id FROM lot) AS "lots!", ARRAY(SELECT remaining FROM lot) AS "remaining!",
+              ARRAY(SELECT key FROM answer) AS "keys!", ARRAY(SELECT request_hash FROM answer) AS "hashes!",
+              ARRAY(SELECT status FROM answer) AS "statuses!",
+              ARRAY(SELECT location FROM answer) AS "locations!: Vec<Option<String>>", ARRAY(SELECT body FROM answer) AS "bodies!", "#
+                + $columns
+                + " FROM wallets w WHERE w.tenant_id = $1 ORDER BY w.status DESC LIMIT 1",
+            $($arguments)*
+        )
+    };
+}
+
 /// Reads and locks what decides about new jobs. Returns `None` if the tenant has no wallet.
 ///
 /// Uploads are locked in the order of their ids and lots in burn-down order, so that two
@@ -85,40 +134,41 @@ pub async fn read(
     tenant: TenantId,
     wanted: &Wanted<'_>,
 ) -> sqlx::Result<Option<Basis>> {
-    let row = sqlx::query!(
-        r#"-- admission::read
-        WITH lot AS MATERIALIZED (
-          SELECT id, remaining FROM grants
-          WHERE $2 AND tenant_id = $1 AND NOT spent AND (expires_at IS NULL OR expires_at > clock_timestamp())
-          ORDER BY priority, expires_at NULLS LAST, created_at, id
-          FOR NO KEY UPDATE),
-        upload AS MATERIALIZED (
-          SELECT id FROM uploads WHERE id = ANY($3) AND deleted_at IS NULL ORDER BY id FOR SHARE),
-        answer AS MATERIALIZED (
-          SELECT key, request_hash, status, location, body FROM idempotency_keys WHERE tenant_id = $1 AND key = ANY($4)),
-        abandoned AS MATERIALIZED (
-          SELECT count(*) AS calls, coalesce(extract(epoch FROM min(at) + interval '1 hour' - clock_timestamp()), 60)::float8 AS seconds
-          FROM abandoned_calls WHERE $5 AND tenant_id = $1 AND at > now() - interval '1 hour')
-        SELECT now() AS "now!", clock_timestamp() AS "clock!", w.available AS "available: Credits",
-          (w.status = 'active' AND w.debt = 0) AS "may_submit!", w.turn,
-          ARRAY(SELECT id FROM lot) AS "lots!", ARRAY(SELECT remaining FROM lot) AS "remaining!",
-          ARRAY(SELECT id FROM upload) AS "uploads!: Vec<UploadId>",
-          ARRAY(SELECT key FROM answer) AS "keys!", ARRAY(SELECT request_hash FROM answer) AS "hashes!",
-          ARRAY(SELECT status FROM answer) AS "statuses!",
-          ARRAY(SELECT location FROM answer) AS "locations!: Vec<Option<String>>", ARRAY(SELECT body FROM answer) AS "bodies!",
-          (SELECT calls FROM abandoned) AS "calls!", (SELECT seconds FROM abandoned) AS "seconds!",
-          (SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint
-           FROM storage_totals t WHERE $6 AND t.tenant_id = $1) AS stored
-        FROM wallets w WHERE w.tenant_id = $1 ORDER BY w.status DESC LIMIT 1"#,
-        tenant as TenantId,
-        wanted.lots,
-        &wanted.uploads as &[UploadId],
-        &wanted.keys as &[&str],
-        wanted.allowance,
-        wanted.storage,
-    )
-    .fetch_optional(connection)
-    .await?;
+    // Every part of a statement costs each submit, also a part that is not wanted. Most submits want
+    // nothing of the second statement.
+    let row = if wanted.uploads.is_empty() && !wanted.allowance && !wanted.storage {
+        basis!(
+            "admission::read",
+            "",
+            r#"'{}'::uuid[] AS "uploads!: Vec<UploadId>", 0::bigint AS "calls!", 0::float8 AS "seconds!", NULL::bigint AS stored"#,
+            tenant as TenantId,
+            wanted.lots,
+            &wanted.keys as &[&str],
+        )
+        .fetch_optional(connection)
+        .await?
+    } else {
+        basis!(
+            "admission::read_with_limits",
+            ", upload AS MATERIALIZED (
+              SELECT id FROM uploads WHERE id = ANY($4) AND deleted_at IS NULL ORDER BY id FOR SHARE),
+            abandoned AS MATERIALIZED (
+              SELECT count(*) AS calls, coalesce(extract(epoch FROM min(at) + interval '1 hour' - clock_timestamp()), 60)::float8 AS seconds
+              FROM abandoned_calls WHERE $5 AND tenant_id = $1 AND at > now() - interval '1 hour')",
+            r#"ARRAY(SELECT id FROM upload) AS "uploads!: Vec<UploadId>",
+              (SELECT calls FROM abandoned) AS "calls!", (SELECT seconds FROM abandoned) AS "seconds!",
+              (SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint
+               FROM storage_totals t WHERE $6 AND t.tenant_id = $1) AS stored"#,
+            tenant as TenantId,
+            wanted.lots,
+            &wanted.keys as &[&str],
+            &wanted.uploads as &[UploadId],
+            wanted.allowance,
+            wanted.storage,
+        )
+        .fetch_optional(connection)
+        .await?
+    };
     let Some(row) = row else {
         return Ok(None);
     };

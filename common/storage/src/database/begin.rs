@@ -70,17 +70,13 @@ pub async fn begin_with_wallet(
 
 /// The statements that begin a transaction of the tenant and lock its wallet.
 ///
-/// `enable_sort` is off, so that the newest version of the wallet is found at the end of an index
-/// ([`crate::ledger::resolve`]). The planner would rather read all versions and sort them, because it
-/// believes that there is one.
+/// `lock_wallet` is a function of the database, so its statements are planned once for each
+/// connection. It turns `enable_sort` off, so that the newest version of the wallet is found at the
+/// end of an index ([`crate::ledger::resolve`]). The planner would rather read all versions and sort
+/// them, because it believes that there is one.
 pub(super) fn begin_and_lock_wallet(tenant: TenantId) -> String {
     let tenant = tenant.0;
-    format!(
-        "BEGIN;
-        SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true),
-          set_config('enable_sort', 'off', true);
-        SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY status DESC LIMIT 1 FOR NO KEY UPDATE"
-    )
+    format!("BEGIN; SELECT lock_wallet('{tenant}')")
 }
 
 /// Begins a transaction that sees no rows of any tenant, except the API key with this id. It is

@@ -21,12 +21,7 @@ pub async fn begin_with_job(
     let (tenant, job) = (tenant.0, job.0);
     begin_with(
         pool,
-        format!(
-            "-- job::begin_with_job
-            BEGIN;
-            SELECT set_config('platen.tenant', '{tenant}', true);
-            SELECT FROM jobs WHERE id = '{job}' FOR NO KEY UPDATE"
-        ),
+        format!("-- job::begin_with_job\nBEGIN; SELECT lock_job('{tenant}', '{job}')"),
     )
     .await
 }
@@ -43,12 +38,12 @@ pub async fn begin_with_wallet_and_job(
     tenant: TenantId,
     job: JobId,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let (locked, job) = (begin_and_lock_wallet(tenant), job.0);
+    let locked = begin_and_lock_wallet(tenant);
+    let (tenant, job) = (tenant.0, job.0);
     begin_with(
         pool,
         format!(
-            "-- ledger::begin_with_wallet_and_job\n{locked};
-            SELECT FROM jobs WHERE id = '{job}' FOR NO KEY UPDATE"
+            "-- ledger::begin_with_wallet_and_job\n{locked}; SELECT lock_job('{tenant}', '{job}')"
         ),
     )
     .await
