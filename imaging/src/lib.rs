@@ -22,9 +22,9 @@ mod decode;
 mod encode;
 mod error;
 mod exif;
+mod filter;
 mod fit;
 mod jpeg;
-mod lanczos;
 mod limits;
 mod linear_light;
 mod png;
@@ -46,6 +46,7 @@ use image::DynamicImage;
 
 use self::decode::Original;
 pub use self::error::ImagingError;
+use self::filter::Filter;
 use self::fit::Plan;
 pub use self::provenance::Provenance;
 pub use self::render_pool::{RenderPool, cores};
@@ -219,7 +220,7 @@ fn decode_and_resize(
     let mut pixels = if stored == plan.scaled {
         resize::resize(plan, original.decode()?, space)?
     } else {
-        let mut resampler = resize::resampler::<3>(stored, plan, space);
+        let mut resampler = resize::resampler::<3>(stored, plan, space, Filter::Lanczos);
         match original.decode_rows_or_all(|row| resampler.add(row))? {
             Some(pixels) => resize::resize(plan, pixels, space)?,
             None => {

@@ -1,4 +1,4 @@
-//! Resamples an image by a Lanczos filter, row by row: rows of the source go in, from top to bottom, and rows of the
+//! Resamples an image by a filter, row by row: rows of the source go in, from top to bottom, and rows of the
 //! result are made as soon as their sources are there.
 //!
 //! So only the few source rows that the next result needs are held as floats, and these stay in the cache of the
@@ -16,7 +16,7 @@
 use domain::generation::image::Pixels;
 use fearless_simd::{Level, dispatch};
 
-use super::lanczos::Weights;
+use super::filter::{Filter, Weights};
 use super::linear_light::{Curve, STRAIGHT, step};
 
 /// The number of floats that the vertical pass sums up at a time. They fit into the vector registers.
@@ -58,11 +58,17 @@ pub(super) struct Resampler<const N: usize> {
 }
 
 impl<const N: usize> Resampler<N> {
-    pub(super) fn new(source: Pixels, part: Part, target: Pixels, curve: &'static Curve) -> Self {
+    pub(super) fn new(
+        filter: Filter,
+        source: Pixels,
+        part: Part,
+        target: Pixels,
+        curve: &'static Curve,
+    ) -> Self {
         let [width, height] = [source.width, source.height].map(|side| side as usize);
         let [to_width, to_height] = [target.width, target.height].map(|side| side as usize);
-        let columns = Weights::new(width, part.across, to_width);
-        let rows = Weights::new(height, part.down, to_height);
+        let columns = Weights::new(filter, width, part.across, to_width);
+        let rows = Weights::new(filter, height, part.down, to_height);
         // The horizontal pass reads up to a vector beyond the last pixel.
         let slot = (width * N + LANES - N).next_multiple_of(BLOCK);
         Self {
@@ -239,8 +245,14 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    fn resampled<const N: usize>(samples: &[u8], from: Pixels, part: Part, to: Pixels) -> Vec<u8> {
-        let mut resampler = Resampler::<N>::new(from, part, to, &SRGB);
+    fn resampled<const N: usize>(
+        filter: Filter,
+        samples: &[u8],
+        from: Pixels,
+        part: Part,
+        to: Pixels,
+    ) -> Vec<u8> {
+        let mut resampler = Resampler::<N>::new(filter, from, part, to, &SRGB);
         for row in samples.chunks_exact(from.width as usize * N) {
             resampler.add(row);
         }
@@ -248,7 +260,13 @@ mod tests {
     }
 
     /// The weight of each input for an output, by the definition of the filter, in doubles.
-    fn exact_weights(inputs: u32, (start, length): (f64, f64), outputs: u32, at: u32) -> Vec<f64> {
+    fn exact_weights(
+        filter: Filter,
+        inputs: u32,
+        (start, length): (f64, f64),
+        outputs: u32,
+        at: u32,
+    ) -> Vec<f64> {
         let step = length / f64::from(outputs);
         let center = start + (f64::from(at) + 0.5) * step;
         let sinc = |x: f64| {
@@ -260,11 +278,12 @@ mod tests {
         };
         let weight = |input: u32| {
             let distance = (f64::from(input) + 0.5 - center) / step.max(1.0);
-            let inside = distance.abs() < 3.0;
-            if inside {
-                sinc(distance) * sinc(distance / 3.0)
-            } else {
-                0.0
+            match filter {
+                Filter::Lanczos if distance.abs() < 3.0 => sinc(distance) * sinc(distance / 3.0),
+                Filter::Hamming if distance.abs() < 1.0 => {
+                    sinc(distance) * (0.54 + 0.46 * (PI * distance).cos())
+                }
+                _ => 0.0,
             }
         };
         let weights: Vec<f64> = (0..inputs).map(weight).collect();
@@ -274,14 +293,14 @@ mod tests {
 
     /// Compares all pixels with sums in doubles over the whole image. They may differ by a level, where the exact value
     /// is halfway between two.
-    fn check<const N: usize>(from: Pixels, part: Part, to: Pixels) {
+    fn check<const N: usize>(filter: Filter, from: Pixels, part: Part, to: Pixels) {
         let samples = noise(from.width as usize * from.height as usize * N);
-        let result = resampled::<N>(&samples, from, part, to);
+        let result = resampled::<N>(filter, &samples, from, part, to);
         let pixels = samples.as_chunks::<N>().0;
         for (y, row) in (0..to.height).zip(result.chunks_exact(to.width as usize * N)) {
-            let down = exact_weights(from.height, part.down, to.height, y);
+            let down = exact_weights(filter, from.height, part.down, to.height, y);
             for (x, pixel) in (0..to.width).zip(row.as_chunks::<N>().0) {
-                let across = exact_weights(from.width, part.across, to.width, x);
+                let across = exact_weights(filter, from.width, part.across, to.width, x);
                 let mut sums = [0.0; N];
                 for (line, down) in pixels.chunks_exact(from.width as usize).zip(&down) {
                     for (pixel, across) in line.iter().zip(&across) {
@@ -326,25 +345,27 @@ mod tests {
     #[test]
     fn pixels_are_sums_by_the_definition() {
         let size = |width, height| Pixels { width, height };
-        for (from, to) in [
-            (size(40, 30), size(20, 15)),
-            (size(40, 30), size(13, 11)),
-            (size(20, 15), size(40, 30)),
-            (size(31, 17), size(30, 44)),
-            (size(90, 1), size(20, 1)),
-            (size(1, 5), size(4, 9)),
-            (size(2, 2), size(1, 1)),
-        ] {
-            check::<3>(from, whole(from), to);
-            check::<4>(from, whole(from), to);
+        for filter in [Filter::Lanczos, Filter::Hamming] {
+            for (from, to) in [
+                (size(40, 30), size(20, 15)),
+                (size(40, 30), size(13, 11)),
+                (size(20, 15), size(40, 30)),
+                (size(31, 17), size(30, 44)),
+                (size(90, 1), size(20, 1)),
+                (size(1, 5), size(4, 9)),
+                (size(2, 2), size(1, 1)),
+            ] {
+                check::<3>(filter, from, whole(from), to);
+                check::<4>(filter, from, whole(from), to);
+            }
+            let from = size(50, 40);
+            let part = Part {
+                across: (5.5, 39.0),
+                down: (14.25, 11.5),
+            };
+            check::<3>(filter, from, part, size(20, 10));
+            check::<4>(filter, from, part, size(60, 17));
         }
-        let from = size(50, 40);
-        let part = Part {
-            across: (5.5, 39.0),
-            down: (14.25, 11.5),
-        };
-        check::<3>(from, part, size(20, 10));
-        check::<4>(from, part, size(60, 17));
     }
 
     /// The widest vectors of this machine give the same sums as those of every machine.
@@ -357,7 +378,7 @@ mod tests {
         let rows: Vec<(&[f32], f32)> = (shares.chunks_exact(640).zip(&shares))
             .map(|(row, weight)| (row, *weight - 0.3))
             .collect();
-        let weights = Weights::new(200, (0.0, 200.0), 77);
+        let weights = Weights::new(Filter::Lanczos, 200, (0.0, 200.0), 77);
         let [mut plain, mut wide] = [[0.0; 640], [0.0; 640]];
         let [mut plain_out, mut wide_out] = [[0.0; 77 * 3], [0.0; 77 * 3]];
         mix_rows(&rows, &mut plain);
@@ -376,7 +397,7 @@ mod tests {
             width: 8,
             height: 8,
         };
-        let mut resampler = Resampler::<3>::new(from, whole(from), from, &SRGB);
+        let mut resampler = Resampler::<3>::new(Filter::Lanczos, from, whole(from), from, &SRGB);
         for row in noise(7 * 24).chunks_exact(24) {
             resampler.add(row);
         }

@@ -5,6 +5,7 @@ use image::{DynamicImage, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 use domain::generation::image::Pixels;
 
 use super::ImagingError;
+use super::filter::Filter;
 use super::fit::Plan;
 use super::linear_light::{self, Curve};
 use super::resample::{Part, Resampler};
@@ -39,7 +40,7 @@ pub(super) fn resize(
     let scaled = if (pixels.width(), pixels.height()) == (plan.scaled.width, plan.scaled.height) {
         pixels
     } else {
-        resample(&pixels, plan, space).ok_or(ImagingError::Panicked)?
+        resample(&pixels, plan, space, Filter::Lanczos).ok_or(ImagingError::Panicked)?
     };
     Ok(pad(scaled, plan))
 }
@@ -89,20 +90,21 @@ pub(super) fn resample(
     pixels: &DynamicImage,
     plan: Plan,
     space: ResampleSpace,
+    filter: Filter,
 ) -> Option<DynamicImage> {
     let source = Pixels {
         width: pixels.width(),
         height: pixels.height(),
     };
     if let DynamicImage::ImageRgba8(rgba) = pixels {
-        let mut resampler = resampler::<4>(source, plan, space);
+        let mut resampler = resampler::<4>(source, plan, space, filter);
         for row in rgba.chunks_exact(source.width as usize * 4) {
             resampler.add(row);
         }
         return RgbaImage::from_raw(plan.scaled.width, plan.scaled.height, resampler.finish()?)
             .map(Into::into);
     }
-    let mut resampler = resampler::<3>(source, plan, space);
+    let mut resampler = resampler::<3>(source, plan, space, filter);
     for row in pixels.as_bytes().chunks_exact(source.width as usize * 3) {
         resampler.add(row);
     }
@@ -114,8 +116,10 @@ pub(super) fn resampler<const N: usize>(
     source: Pixels,
     plan: Plan,
     space: ResampleSpace,
+    filter: Filter,
 ) -> Resampler<N> {
     Resampler::new(
+        filter,
         source,
         visible_part(source, plan),
         plan.scaled,

@@ -48,9 +48,14 @@ type Answer = Result<Ownership, Unknown>;
 /// The recorded id, and what the bucket's marker says compared with it.
 type ReadResult = Result<(RecordedId, Ownership), ReadError>;
 
-/// The id that the database has recorded; `None` if no bucket was adopted.
+/// The id that the database has recorded.
 #[derive(Clone, Copy, Debug)]
-struct RecordedId(Option<Uuid>);
+struct RecordedId {
+    /// `None` if no bucket was adopted.
+    id: Option<Uuid>,
+    /// When it was read.
+    read_at: Instant,
+}
 
 #[derive(Default)]
 struct CheckState {
@@ -178,22 +183,27 @@ impl OwnershipChecker {
         }
     }
 
-    /// Reads the recorded id and the marker. `known` is the id that the database reported before.
-    /// With this id the bucket can be checked while Postgres is unavailable, so workers can store
-    /// images that were paid for.
+    /// Reads the recorded id and the marker. `known` is the id that the database reported before. It
+    /// is used again for a second, because a worker checks the bucket after each file that it writes,
+    /// and only an operator changes the id. While Postgres is unavailable it is used for longer, so
+    /// workers can store images that were paid for.
     async fn read(&self, known: Option<RecordedId>) -> ReadResult {
         let Shared { pool, bucket, .. } = &*self.0;
+        let read_at = Instant::now();
+        let read = async { Ok(storage::ownership::recorded(pool).await?) };
         let recorded = match known {
-            None => database::with_timeout(storage::ownership::recorded(pool)).await?,
-            Some(RecordedId(known)) => {
-                match timeout(RECORDED_TIMEOUT, storage::ownership::recorded(pool)).await {
-                    Ok(Ok(recorded)) => recorded,
-                    Ok(Err(_)) | Err(_) => known,
-                }
+            Some(known) if known.read_at.elapsed() < CACHE_TTL => known,
+            Some(known) => match timeout(RECORDED_TIMEOUT, read).await {
+                Ok(Ok(id)) => RecordedId { id, read_at },
+                Ok(Err::<_, sqlx::Error>(_)) | Err(_) => known,
+            },
+            None => {
+                let id = database::with_timeout(read).await?;
+                RecordedId { id, read_at }
             }
         };
-        let ownership = compare(recorded, bucket).await?;
-        Ok((RecordedId(recorded), ownership))
+        let ownership = compare(recorded.id, bucket).await?;
+        Ok((recorded, ownership))
     }
 }
 
@@ -330,7 +340,7 @@ pub async fn adopt(
     actor: Actor<'_>,
     replace: bool,
 ) -> Result<AdoptResult, AdoptError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = database::begin(pool).await?;
     storage::ownership::lock(&mut transaction).await?;
     let recorded = storage::ownership::recorded(&mut *transaction).await?;
     match (recorded, bucket.marker().await?) {

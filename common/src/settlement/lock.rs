@@ -1,6 +1,6 @@
 //! The locks of a settlement: the wallet, then the job.
 
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
 
 use super::{Lease, SettlementError, SettlementResult};
 use domain::id::{JobId, TenantId};
@@ -8,7 +8,7 @@ use domain::job::{Job, State};
 use storage::database;
 
 /// An open transaction, and the job whose row and wallet it has locked.
-pub(super) type LockedJob = (Transaction<'static, Postgres>, Job);
+pub(super) type LockedJob = (database::Transaction, Job);
 
 /// Why a leased job was not locked.
 pub(super) enum LeaseError {

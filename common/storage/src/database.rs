@@ -7,6 +7,7 @@ mod begin_locked;
 mod connections;
 mod migration;
 pub mod row;
+mod transaction;
 
 use std::io;
 use std::str::FromStr;
@@ -14,14 +15,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
-pub use begin::{begin_for, begin_for_key, begin_with_wallet};
+pub use begin::{begin, begin_for, begin_for_key, begin_with_wallet};
 pub use begin_locked::{begin_with_job, begin_with_wallet_and_job};
 pub use connections::watch;
 pub use migration::{
     Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,
 };
+pub use transaction::Transaction;
 
 /// A database role, which decides what a connection may read and change. `migrations/roles.sql`
 /// creates the roles.
@@ -112,9 +114,7 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
                 Ok(is_current(meta.age) && (used_lately || answers(connection).await?))
             })
         })
-        .after_release(|connection, meta| {
-            Box::pin(async move { Ok(is_current(meta.age) && is_clean(connection).await?) })
-        })
+        .after_release(|_, meta| Box::pin(async move { Ok(is_current(meta.age)) }))
         .connect_with(options)
         .await
 }
@@ -130,18 +130,6 @@ fn is_current(age: Duration) -> bool {
 /// Whether a connection answers.
 async fn answers(connection: &mut PgConnection) -> sqlx::Result<bool> {
     within(PING_TIMEOUT, connection.ping()).await.map(|()| true)
-}
-
-/// Whether a connection that was given back answers, and is in no transaction that has failed. sqlx
-/// rolls back no transaction that failed as it began, and every later statement of its connection
-/// would be refused. So the test is a statement, which does nothing else here.
-async fn is_clean(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let test = connection.execute("-- database::is_clean\nCLOSE ALL");
-    match within(PING_TIMEOUT, test).await {
-        Ok(_) => Ok(true),
-        Err(sqlx::Error::Database(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// When a statement of this process last found that the schema had changed since it was prepared.

@@ -39,8 +39,6 @@ const SCHEDULED: &[&str] = &[
     "operation::is_drained",
     "tenant::weights",
     "ownership::recorded",
-    // The pool tests each connection that is given back, when its job goes on already.
-    "database::is_clean",
 ];
 
 fn without_workers() -> Options {

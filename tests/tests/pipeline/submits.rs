@@ -42,11 +42,11 @@ async fn counted(credits: i64) -> (RoundTrips, Pipeline) {
     (trips, Pipeline::start_on(servers, options).await)
 }
 
-/// The statements of submits, without pings, and without the tests of connections that are given back or listen.
+/// The statements of submits, without pings, and without the tests of the connection that listens.
 fn statements(trips: &[RoundTrip]) -> Vec<&[String]> {
     let statements = trips.iter().filter(|trip| !trip.is_ping());
     let statements = statements.map(|trip| &trip.statements[..]);
-    let background = ["tenant::test_listener", "database::is_clean"];
+    let background = ["tenant::test_listener"];
     statements
         .filter(|labels| {
             !labels

@@ -9,7 +9,7 @@
 //! each job is handled once under a key made from the request's key, and the answer is recorded
 //! last. If such a request broke off and is repeated, it goes on with the same jobs.
 
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
 
 use super::OperatorError;
 use domain::id::{JobId, TenantId};
@@ -51,7 +51,7 @@ pub enum OperatorReply {
 /// How a request begins.
 pub(super) enum BeginResult {
     /// The request is new. Its action belongs into this transaction.
-    New(Transaction<'static, Postgres>),
+    New(database::Transaction),
     /// The request was answered before.
     Answered(Answer),
 }
@@ -74,7 +74,7 @@ pub enum BulkStart {
 
 /// The transaction in which the jobs of a request are chosen.
 #[derive(Debug)]
-pub struct BulkTransaction(Transaction<'static, Postgres>);
+pub struct BulkTransaction(database::Transaction);
 
 /// Begins the transaction of a request. With `tenant`, the transaction sees the rows of this
 /// tenant.
@@ -85,7 +85,7 @@ pub(super) async fn begin(
 ) -> Result<BeginResult, OperatorError> {
     let mut transaction = match tenant {
         Some(tenant) => database::begin_for(pool, tenant).await?,
-        None => pool.begin().await?,
+        None => database::begin(pool).await?,
     };
     if operators::claim_key(&mut transaction, request).await? {
         return Ok(BeginResult::New(transaction));
@@ -100,7 +100,7 @@ pub(super) async fn begin(
 
 /// Records the answer, and commits it together with the action.
 pub(super) async fn keep(
-    mut transaction: Transaction<'static, Postgres>,
+    mut transaction: database::Transaction,
     request: &Request,
     answer: Answer,
 ) -> Result<OperatorReply, OperatorError> {
@@ -114,7 +114,7 @@ pub(super) async fn keep(
 /// # Errors
 /// Returns an error if the key was used for another request, or if Postgres fails.
 pub async fn begin_many(pool: &PgPool, request: &Request) -> Result<BulkStart, OperatorError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = database::begin(pool).await?;
     if operators::claim_key(&mut transaction, request).await? {
         return Ok(BulkStart::New(BulkTransaction(transaction)));
     }
@@ -149,7 +149,7 @@ pub async fn keep_many(
     request: &Request,
     answer: Answer,
 ) -> Result<OperatorReply, OperatorError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = database::begin(pool).await?;
     if operators::keep_answer(&mut transaction, request, &answer).await? {
         transaction.commit().await?;
         return Ok(OperatorReply::New(answer));

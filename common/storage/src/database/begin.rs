@@ -7,9 +7,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, SqlStr, Transaction};
+use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr};
 
-use super::within;
+use super::transaction::Transaction;
 use domain::id::TenantId;
 
 /// How long Postgres may take to begin a transaction. It ends a wait for a lock sooner.
@@ -26,14 +26,19 @@ pub(super) fn connections_are_suspect() -> bool {
     broken.is_some_and(|broken| broken.elapsed() < DISTRUST)
 }
 
+/// Begins a transaction that sees no rows of any tenant.
+///
+/// # Errors
+/// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
+pub async fn begin(pool: &PgPool) -> sqlx::Result<Transaction> {
+    begin_with(pool, "-- database::begin\nBEGIN".to_owned()).await
+}
+
 /// Begins a transaction that sees and changes only the rows of this tenant.
 ///
 /// # Errors
 /// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
-pub async fn begin_for(
-    pool: &PgPool,
-    tenant: TenantId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+pub async fn begin_for(pool: &PgPool, tenant: TenantId) -> sqlx::Result<Transaction> {
     // `true` limits the setting to this transaction, so the connection goes back to the pool
     // without the setting. The policies of row-level security compare the setting with each row.
     let tenant = tenant.0;
@@ -60,10 +65,7 @@ pub async fn begin_for(
 /// # Errors
 /// Returns an error if the lock is not free within 2 seconds, if Postgres fails, or if no
 /// connection becomes free within 10 seconds.
-pub async fn begin_with_wallet(
-    pool: &PgPool,
-    tenant: TenantId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+pub async fn begin_with_wallet(pool: &PgPool, tenant: TenantId) -> sqlx::Result<Transaction> {
     let locked = begin_and_lock_wallet(tenant);
     begin_with(pool, format!("-- ledger::begin_with_wallet\n{locked}")).await
 }
@@ -85,10 +87,7 @@ pub(super) fn begin_and_lock_wallet(tenant: TenantId) -> String {
 /// # Errors
 /// Returns an error if the id has other characters than letters and digits, if Postgres fails, or
 /// if no connection becomes free within 10 seconds.
-pub async fn begin_for_key(
-    pool: &PgPool,
-    key_id: &str,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+pub async fn begin_for_key(pool: &PgPool, key_id: &str) -> sqlx::Result<Transaction> {
     if !key_id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(sqlx::Error::Protocol("not the id of an API key".to_owned()));
     }
@@ -103,37 +102,17 @@ pub async fn begin_for_key(
 
 /// Begins a transaction with these statements. They must change nothing, because they are repeated
 /// on another connection if the first one is broken.
-pub(super) async fn begin_with(
-    pool: &PgPool,
-    statements: String,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+pub(super) async fn begin_with(pool: &PgPool, statements: String) -> sqlx::Result<Transaction> {
     let statements = AssertSqlSafe(statements).into_sql_str();
-    match begin_once(pool, statements.clone()).await {
+    match Transaction::begin(pool, statements.clone(), BEGIN_TIMEOUT).await {
         // A connection that was used a moment ago is not tested before it is used again. The first
         // statements are its test. All connections that follow are tested for a while.
         Err(error) if is_broken(&error) => {
             *BROKEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            begin_once(pool, statements).await
+            Transaction::begin(pool, statements, BEGIN_TIMEOUT).await
         }
         begun => begun,
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "`tokio::spawn`: it ends by itself within a few seconds, and has changed nothing"
-)]
-async fn begin_once(
-    pool: &PgPool,
-    statements: SqlStr,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let connection = pool.acquire().await?;
-    // sqlx rolls a transaction back only once it has begun. If its caller went away before, the
-    // connection would go back to the pool with an open transaction, which may hold a wallet's
-    // lock. So a task of its own begins it.
-    let begun = tokio::spawn(Transaction::begin(connection, Some(statements)));
-    let begun = async { begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed)) };
-    within(BEGIN_TIMEOUT, begun).await
 }
 
 /// Whether an error means that the connection cannot be used any more.

@@ -2,9 +2,10 @@
 //! locks. The lock is a statement of its own, so what follows sees everything that was committed
 //! before the lock was granted.
 
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
 
 use super::begin::{begin_and_lock_wallet, begin_with};
+use super::transaction::Transaction;
 use domain::id::{JobId, TenantId};
 
 /// Does the same as [`super::begin_for`], and locks the job's row until the transaction ends. If
@@ -17,7 +18,7 @@ pub async fn begin_with_job(
     pool: &PgPool,
     tenant: TenantId,
     job: JobId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+) -> sqlx::Result<Transaction> {
     let (tenant, job) = (tenant.0, job.0);
     begin_with(
         pool,
@@ -37,7 +38,7 @@ pub async fn begin_with_wallet_and_job(
     pool: &PgPool,
     tenant: TenantId,
     job: JobId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+) -> sqlx::Result<Transaction> {
     let locked = begin_and_lock_wallet(tenant);
     let (tenant, job) = (tenant.0, job.0);
     begin_with(

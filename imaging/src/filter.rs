@@ -1,9 +1,46 @@
-//! The weights of a Lanczos filter with three lobes.
+//! The filters that images are resampled with, and the weights that follow from them.
 
 use std::f64::consts::PI;
 
-/// How far the filter reaches on each side, in pixels of the smaller of the two images.
-const LOBES: f64 = 3.0;
+/// How much each pixel counts for a result pixel, by its distance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filter {
+    /// A sinc in a sinc of three lobes. It keeps the most detail.
+    Lanczos,
+    /// A sinc in a Hamming window of one lobe. It takes a third of the time and is nearly as sharp, which is enough for
+    /// thumbnails.
+    Hamming,
+}
+
+impl Filter {
+    /// How far the filter reaches on each side, in pixels of the smaller of the two images.
+    fn reach(self) -> f64 {
+        match self {
+            Self::Lanczos => 3.0,
+            Self::Hamming => 1.0,
+        }
+    }
+
+    /// The value of the filter at this distance from its center.
+    fn value(self, distance: f64) -> f64 {
+        if distance.abs() >= self.reach() {
+            return 0.0;
+        }
+        let window = match self {
+            Self::Lanczos => sinc(distance / 3.0),
+            Self::Hamming => 0.54 + 0.46 * (PI * distance).cos(),
+        };
+        sinc(distance) * window
+    }
+}
+
+/// sin(πx) / πx
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    (PI * x).sin() / (PI * x)
+}
 
 /// The weights that make each output of a row or a column from some adjacent inputs. All outputs have the same number of
 /// weights. Beside an edge of the image some of them are zero.
@@ -18,25 +55,31 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// The weights for `outputs` pixels that show the inputs from `start` on, `length` of them, of `inputs` pixels.
+    /// The weights of a filter for `outputs` pixels that show the inputs from `start` on, `length` of them, of `inputs`
+    /// pixels.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
         clippy::cast_sign_loss,
         reason = "sizes of images are small, and floats are exact enough as weights"
     )]
-    pub(super) fn new(inputs: usize, (start, length): (f64, f64), outputs: usize) -> Self {
+    pub(super) fn new(
+        filter: Filter,
+        inputs: usize,
+        (start, length): (f64, f64),
+        outputs: usize,
+    ) -> Self {
         let step = length / outputs as f64;
         let spread = step.max(1.0);
         let spans: Vec<(usize, Vec<f64>)> = (0..outputs)
             .map(|output| {
                 let center = start + (output as f64 + 0.5) * step;
-                let reach = LOBES * spread;
+                let reach = filter.reach() * spread;
                 // The center of input i is at i + 0.5.
                 let first = (center - reach - 0.5).ceil().max(0.0) as usize;
                 let end = (center + reach + 0.5).floor() as usize;
                 let end = end.min(inputs);
-                let weight = |input: usize| lanczos((input as f64 + 0.5 - center) / spread);
+                let weight = |input: usize| filter.value((input as f64 + 0.5 - center) / spread);
                 (first, (first..end).map(weight).collect())
             })
             .collect();
@@ -69,16 +112,4 @@ impl Weights {
     pub(super) fn of(&self, output: usize) -> &[f32] {
         &self.weights[output * self.taps..][..self.taps]
     }
-}
-
-/// The value of the filter at this distance from its center.
-fn lanczos(distance: f64) -> f64 {
-    if distance == 0.0 {
-        return 1.0;
-    }
-    if distance.abs() >= LOBES {
-        return 0.0;
-    }
-    let angle = PI * distance;
-    LOBES * angle.sin() * (angle / LOBES).sin() / (angle * angle)
 }
