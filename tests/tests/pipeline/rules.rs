@@ -40,7 +40,7 @@ fn jobs() -> Table {
         ),
         (
             "delivered_within_requested",
-            json!({"n_requested": 1, "hold_amount": 3, "released": -3}),
+            json!({"n_delivered": 3, "unit_price": 0, "hold_amount": 0, "captured": 0}),
         ),
         ("state_tells_delivery", json!({"state": "failed"})),
         (
