@@ -40,9 +40,9 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 /// Default address of the metrics.
 const DEFAULT_METRICS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 /// Default memory of one worker, in bytes.
-pub const MEMORY: usize = 512_000_000;
+pub const DEFAULT_MEMORY: usize = 512_000_000;
 /// Default memory of one api process, in bytes.
-pub const API_MEMORY: usize = 512_000_000;
+pub const DEFAULT_API_MEMORY: usize = 512_000_000;
 /// Default size of the spool, in bytes.
 const DEFAULT_SPOOL_BYTES: usize = 256_000_000;
 
@@ -95,9 +95,10 @@ pub struct Config {
     pub memory: usize,
     /// `PLATEN_API_MEMORY_MB`, in bytes: total memory of one api process.
     pub api_memory: usize,
-    /// `PLATEN_SPOOL_MB`, in bytes: images that may wait for the bucket.
+    /// `PLATEN_SPOOL_MB`, in bytes: the memory of one worker for images that wait for the bucket.
     pub spool: usize,
-    /// `PLATEN_SPOOL_DISK_MB`, in bytes: images that may wait on disk, because they find no memory.
+    /// `PLATEN_SPOOL_DISK_MB`, in bytes: the disk space of one worker for such images that find no
+    /// memory.
     pub spool_disk: usize,
     /// Intervals and delays.
     pub timing: Timing,
@@ -109,8 +110,8 @@ pub struct Config {
     pub providers: Providers,
 }
 
-/// One login for each database role, so that an attacker in one process can act only as that
-/// process's own roles. `DATABASE_URL` is used for a role without a login.
+/// URLs of one login for each database role, so that an attacker in one process can act only as
+/// that process's own roles. `DATABASE_URL` is used for a role without a login of its own.
 #[derive(Clone, Debug, Default)]
 pub struct Logins {
     /// `DATABASE_API_URL`.
@@ -211,12 +212,12 @@ impl Config {
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
             tenant_slots_percent: within("PLATEN_TENANT_SLOTS_PERCENT", 1, 100)?
                 .map_or(100, |percent| usize::try_from(percent).unwrap_or(100)),
-            memory: within("PLATEN_MEMORY_MB", 160, 65_536)?.map_or(MEMORY, |megabytes| {
-                usize::try_from(megabytes * 1_000_000).unwrap_or(MEMORY)
+            memory: within("PLATEN_MEMORY_MB", 160, 65_536)?.map_or(DEFAULT_MEMORY, |megabytes| {
+                usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_MEMORY)
             }),
             api_memory: within("PLATEN_API_MEMORY_MB", 512, 65_536)?
-                .map_or(API_MEMORY, |megabytes| {
-                    usize::try_from(megabytes * 1_000_000).unwrap_or(API_MEMORY)
+                .map_or(DEFAULT_API_MEMORY, |megabytes| {
+                    usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_API_MEMORY)
                 }),
             spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(DEFAULT_SPOOL_BYTES, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_SPOOL_BYTES)
@@ -268,7 +269,8 @@ impl Config {
     /// The URL of Postgres for connections that act as `role`.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Missing`] if the variable is not set.
+    /// Returns [`ConfigError::Missing`] if neither the role's own variable nor `DATABASE_URL` is
+    /// set.
     pub fn database_url(&self, role: DatabaseRole) -> Result<&SecretString, ConfigError> {
         let login = self.logins.for_role(role).or(self.database_url.as_ref());
         login.ok_or(ConfigError::Missing {
@@ -292,11 +294,11 @@ impl Config {
         })
     }
 
-    /// The address of Redis. If `REDIS_URL_FILE` is set this is the file, not its present content,
-    /// because the URL may change.
+    /// The address of Redis. If `REDIS_URL_FILE` is set, this is the path of the file and not its
+    /// present content, because the URL may change.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Missing`] if the variable is not set.
+    /// Returns [`ConfigError::Missing`] if neither variable is set.
     pub fn redis(&self) -> Result<queue::Address, ConfigError> {
         Ok(match &self.redis_url_file {
             Some(file) => queue::Address::File(file.clone()),
@@ -339,7 +341,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::values::white_space;
+    use super::values::secret_problem;
     use super::*;
 
     #[test]
@@ -383,7 +385,7 @@ mod tests {
             ),
             ("a key", None),
         ] {
-            assert_eq!(white_space(secret), problem, "{secret:?}");
+            assert_eq!(secret_problem(secret), problem, "{secret:?}");
         }
     }
 

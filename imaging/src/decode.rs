@@ -33,7 +33,7 @@ pub(super) struct Original<'a> {
     file: File<'a>,
 }
 
-/// The decoder of each format.
+/// An opened file, as the decoder of its format.
 enum File<'a> {
     Png(Box<Png<'a>>),
     Jpeg(Box<Jpeg<'a>>),
@@ -82,11 +82,13 @@ impl<'a> Original<'a> {
             File::Png(png) if png.has_16_bits() => decoded.saturating_mul(2),
             File::Png(_) => decoded,
             File::Jpeg(jpeg) => jpeg.memory(),
-            // The decoder holds a copy of its own, as measured.
+            // 7 bytes for each pixel, as measured: the decoder holds a copy of its own.
             File::Webp(_) => area * 7,
         };
-        // RGB and RGBA of eight bits without color tags are not converted.
+        // RGB and RGBA of eight bits without color tags are not converted. Other pixels of 3 or 4 bytes are, but their
+        // conversion takes no more memory than `decoding`.
         let needs_no_conversion = !self.has_color_tags && [area * 3, area * 4].contains(&decoded);
+        // A conversion gives RGB or RGBA. Where both are possible, RGBA is assumed.
         let channels = match &self.file {
             File::Jpeg(_) => 3,
             _ if decoded == area * 3 => 3,
@@ -106,8 +108,9 @@ impl<'a> Original<'a> {
         Pixels { width, height }
     }
 
-    /// Decodes the pixels. If they are stored as eight-bit RGB in sRGB, `each_row` gets them row by row, and the result
-    /// is `None`. So the whole image is never in memory. Otherwise the result is that of [`Self::decode`].
+    /// Decodes the pixels. If the decoder gives eight-bit RGB in sRGB, `each_row` gets them row by row, and the result
+    /// is `None`. So the RGB pixels of the whole image are never in memory together. Otherwise `each_row` is not
+    /// called, and the result is that of [`Self::decode`].
     pub(super) fn decode_rows_or_all(
         mut self,
         each_row: impl FnMut(&[u8]),
@@ -169,6 +172,7 @@ impl<'a> File<'a> {
         }
     }
 
+    /// Whether the file has color tags that may require a conversion.
     fn has_color_tags(&mut self) -> bool {
         match self {
             Self::Png(png) => {
@@ -195,7 +199,7 @@ impl<'a> File<'a> {
         .unwrap_or(Orientation::NoTransforms)
     }
 
-    /// What the file says about its colors. The profile is moved out of the decoder.
+    /// What the file says about its colors. Call it once: it may move the profile out of the decoder.
     fn take_color_tags(&mut self) -> ColorTags {
         let icc = match self {
             Self::Png(png) => return png.color_tags(),
@@ -217,7 +221,7 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Decodes rows of RGB with eight bits a channel, from top to bottom, and calls `each` for each of them.
+    /// Decodes to RGB with eight bits a channel, and calls `each` for each row, from top to bottom.
     fn decode_rows(self, each: impl FnMut(&[u8])) -> Result<(), &'static str> {
         match self {
             Self::Png(png) => png.decode_rows(each),
@@ -247,7 +251,8 @@ fn reason(error: &ImageError) -> &'static str {
     }
 }
 
-/// Width and height after `orientation` is applied. Applying it twice gives the original size.
+/// Width and height after `orientation` is applied. With that result and the same orientation, this function gives the
+/// size before.
 pub(super) fn turned_size(orientation: Orientation, width: u32, height: u32) -> (u32, u32) {
     match orientation {
         Orientation::Rotate90

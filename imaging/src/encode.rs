@@ -51,6 +51,7 @@ pub(super) fn small_webp(pixels: &DynamicImage, quality: u8) -> Result<Vec<u8>, 
     })
 }
 
+/// Encodes a PNG. Graphics are compressed with more effort, see [`is_graphic`].
 fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
     let mut file = Vec::with_capacity(pixels.as_bytes().len() / 2);
     let (compression, filter) = if is_graphic(pixels) {
@@ -69,14 +70,16 @@ fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
     Ok(file)
 }
 
-/// Whether most pixels equal their neighbor, as in text and line art. With more effort the files of such images become
-/// much smaller, but those of photographs do not.
+/// Whether most pixels equal their right neighbor, as in text and line art. About 64 rows are examined. With more
+/// effort the files of such images become much smaller, but those of photographs do not.
 fn is_graphic(pixels: &DynamicImage) -> bool {
     const ROWS: usize = 64;
     let channels = usize::from(pixels.color().channel_count());
-    let row = pixels.width() as usize * channels;
+    let row_bytes = pixels.width() as usize * channels;
     let row_step = (pixels.height() as usize / ROWS).max(1);
-    let rows = pixels.as_bytes().chunks_exact(row.max(1)).step_by(row_step);
+    let rows = (pixels.as_bytes())
+        .chunks_exact(row_bytes.max(1))
+        .step_by(row_step);
     let (mut equal, mut all) = (0, 0);
     for row in rows {
         let next = row[channels.min(row.len())..].chunks_exact(channels);

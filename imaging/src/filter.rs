@@ -42,21 +42,25 @@ fn sinc(x: f64) -> f64 {
     (PI * x).sin() / (PI * x)
 }
 
-/// The weights that make each output of a row or a column from some adjacent inputs. All outputs have the same number of
-/// weights. Beside an edge of the image some of them are zero.
-#[expect(clippy::struct_field_names, reason = "weights are made of weights")]
+/// The weights that make each output of a row or a column from some adjacent inputs. All outputs have the same number
+/// of weights. Beside an edge of the image some of them are zero.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the field holds the weights themselves"
+)]
 pub(super) struct Weights {
-    /// The number of inputs of an output.
+    /// The number of inputs of each output.
     pub(super) taps: usize,
-    /// The first input of each output. It grows from output to output.
+    /// The first input of each output. It never decreases. Several outputs may have the same one: at the edges, and
+    /// when an image is enlarged.
     pub(super) firsts: Vec<usize>,
     /// The weights of all outputs, one after the other.
     weights: Vec<f32>,
 }
 
 impl Weights {
-    /// The weights of a filter for `outputs` pixels that show the inputs from `start` on, `length` of them, of `inputs`
-    /// pixels.
+    /// The weights of a filter for `outputs` pixels that show a part of `inputs` pixels. The part begins at `start` and is
+    /// `length` long, in pixels of the input.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -69,7 +73,9 @@ impl Weights {
         (start, length): (f64, f64),
         outputs: usize,
     ) -> Self {
+        // The number of input pixels for each output pixel.
         let step = length / outputs as f64;
+        // An image is reduced without aliasing because the filter is widened to the pixels of the output.
         let spread = step.max(1.0);
         let spans: Vec<(usize, Vec<f64>)> = (0..outputs)
             .map(|output| {
@@ -87,7 +93,8 @@ impl Weights {
         let mut firsts = Vec::with_capacity(outputs);
         let mut weights = vec![0.0; outputs * taps];
         for ((first, span), weights) in spans.iter().zip(weights.chunks_exact_mut(taps)) {
-            // A span that was cut off at the end of the image is filled up with zeros at its front.
+            // A short span is filled up with zeros at its end. If there are too few inputs behind it, it is filled up
+            // at its front.
             let filled_first = (*first).min(inputs - taps);
             firsts.push(filled_first);
             let sum: f64 = span.iter().sum();
@@ -102,7 +109,7 @@ impl Weights {
         }
     }
 
-    /// The weights of each output.
+    /// The first input and the weights of each output.
     pub(super) fn of_outputs(&self) -> impl Iterator<Item = (usize, &[f32])> {
         let weights = self.weights.chunks_exact(self.taps);
         self.firsts.iter().copied().zip(weights)

@@ -16,7 +16,7 @@ pub(super) struct Plan {
     /// The size that the image is resampled to.
     pub(super) scaled: Pixels,
     /// Whether the image is first cropped to the shape of `scaled`, around its center. Otherwise the whole image is
-    /// stretched by the fraction of a pixel by which the shapes differ.
+    /// stretched by the one pixel or less by which the shapes differ.
     pub(super) crops: bool,
     /// The size of the result. The resampled image is put into the middle of the result.
     pub(super) target: Pixels,
@@ -45,7 +45,7 @@ impl Plan {
                     )
             }
             Fit::Contain => true,
-            // The image has whole pixels, so its shape may differ by one pixel.
+            // Sides are whole pixels, so the shapes may differ by one pixel of the target.
             Fit::Strict => image_product.abs_diff(target_product) <= w.max(h),
         };
         if !shape_fits || [w, h, tw, th].contains(&0) {
@@ -61,8 +61,8 @@ impl Plan {
             Fit::Cover | Fit::Strict => target,
         };
         let [sw, sh] = [scaled.width, scaled.height].map(u64::from);
-        let is_enlarged = !is_within_tolerance(sw, w) || !is_within_tolerance(sh, h);
-        if is_enlarged && !rendering.allow_upscale {
+        let is_enlarged_much = !is_within_tolerance(sw, w) || !is_within_tolerance(sh, h);
+        if is_enlarged_much && !rendering.allow_upscale {
             return Err(ImagingError::TooSmall {
                 width,
                 height,
@@ -113,6 +113,7 @@ fn contained(width: u32, height: u32, target: Pixels) -> Pixels {
         let rounded = (side * to + from / 2) / from;
         u32::try_from(rounded).unwrap_or(max).clamp(1, max)
     };
+    // The image is wider than the target, so it gets the width of the target.
     if w * th > h * tw {
         Pixels {
             width: target.width,

@@ -98,11 +98,12 @@ pub fn inspect(file: &[u8]) -> Result<(MediaType, Pixels), ImagingError> {
     })
 }
 
-/// The most memory, in bytes, that [`render`] takes for an original of this size, including the file and the results.
+/// The most memory, in bytes, that [`render`] takes for an original of this size with eight bits a channel, including
+/// the file and the results.
 pub fn memory(original: Pixels, target: Pixels) -> usize {
     let area = |pixels: Pixels| u64::from(pixels.width) * u64::from(pixels.height);
-    // For each pixel of the original: 3 bytes for the file, 4 for RGBA, 3 for RGB made from the RGBA. The 16 bytes for
-    // resizing and encoding are measured.
+    // For each pixel of the original: 3 bytes for the file, 4 for RGBA, 3 for RGB made from the RGBA. For each pixel of
+    // the target: 16 bytes for resizing and encoding, as measured.
     let bytes = area(original) * (3 + 4 + 3) + area(target) * 16;
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
@@ -154,7 +155,8 @@ pub fn rendition(
     })
 }
 
-/// Measures how long decoding, resampling and encoding take, in the unit of `clock`.
+/// Measures how long decoding, resampling and encoding take, in this order and in the unit of `clock`. Sharpening is
+/// left out.
 ///
 /// # Errors
 /// Returns an [`ImagingError`] if the file cannot be read, or if the recipe does not allow the original's size or
@@ -170,7 +172,8 @@ pub fn measure_steps(
     let started = clock();
     open()?.decode_rows_or_all(|_| ())?;
     let decoded = clock();
-    // Decoding and resampling run together, row by row. So resampling takes what both take, less what decoding alone took.
+    // Decoding and resampling run together, row by row. So resampling takes what both take, less what decoding alone
+    // took.
     let pixels = decode_and_resize(open()?, plan, space)?;
     let resized = clock();
     encode::encode(&pixels, recipe.format, recipe.rendering.encoding)?;
@@ -184,7 +187,8 @@ struct FittedImage {
     source_format: Format,
 }
 
-/// Decodes an original and fits it into the size of the recipe.
+/// Decodes an original, fits it into the size of the recipe, and sharpens it if the recipe asks for this and a side was
+/// reduced.
 fn fitted_image(
     bytes: &[u8],
     recipe: &Recipe,
@@ -215,6 +219,7 @@ fn decode_and_resize(
     let orientation = original.orientation;
     let stored = original.stored_size();
     // The pixels are turned after resizing, because there are fewer pixels then. So the plan must be turned before.
+    // An orientation that exchanges width and height makes 1×0 of 0×1.
     let swaps_sides = matches!(decode::turned_size(orientation, 0, 1), (1, 0));
     let plan = if swaps_sides { plan.transposed() } else { plan };
     let mut pixels = if stored == plan.scaled {
@@ -224,7 +229,7 @@ fn decode_and_resize(
         match original.decode_rows_or_all(|row| resampler.add(row))? {
             Some(pixels) => resize::resize(plan, pixels, space)?,
             None => {
-                let scaled = resize::rgb(plan, resampler).ok_or(ImagingError::Panicked)?;
+                let scaled = resize::into_rgb(plan, resampler).ok_or(ImagingError::Panicked)?;
                 resize::pad(scaled, plan)
             }
         }

@@ -37,27 +37,32 @@ pub(super) struct Part {
 pub(super) struct Resampler<const N: usize> {
     curve: &'static Curve,
     /// The vector instructions that this machine has.
-    level: Level,
-    columns: Weights,
-    rows: Weights,
+    vector_level: Level,
+    /// The weights of source columns for each column of the result.
+    column_weights: Weights,
+    /// The weights of source rows for each row of the result.
+    row_weights: Weights,
     /// The number of floats of a source row.
-    source_row: usize,
-    /// The latest source rows. Row y is in slot y modulo their number. Each slot is filled up to whole blocks.
+    source_row_len: usize,
+    /// The latest source rows, as shares. Row y is in slot y modulo the number of slots. A slot is as long as a whole
+    /// number of blocks.
     latest: Vec<Vec<f32>>,
     /// The number of source rows that were added.
     added: usize,
     /// The number of rows of the result that were made.
     made: usize,
-    /// The result of the vertical pass.
+    /// The latest result of the vertical pass.
     mixed: Vec<f32>,
-    /// The result of the horizontal pass.
-    reduced: Vec<f32>,
-    /// The same, rounded to steps of the curve.
+    /// The latest result of the horizontal pass.
+    resampled: Vec<f32>,
+    /// `resampled`, rounded to steps of the curve.
     steps: Vec<u16>,
+    /// The samples of all rows of the result that were made.
     bytes: Vec<u8>,
 }
 
 impl<const N: usize> Resampler<N> {
+    /// A resampler that makes `part` of the source as large as `target`, with this filter. `curve` says what is averaged.
     pub(super) fn new(
         filter: Filter,
         source: Pixels,
@@ -67,41 +72,46 @@ impl<const N: usize> Resampler<N> {
     ) -> Self {
         let [width, height] = [source.width, source.height].map(|side| side as usize);
         let [to_width, to_height] = [target.width, target.height].map(|side| side as usize);
-        let columns = Weights::new(filter, width, part.across, to_width);
-        let rows = Weights::new(filter, height, part.down, to_height);
+        let column_weights = Weights::new(filter, width, part.across, to_width);
+        let row_weights = Weights::new(filter, height, part.down, to_height);
         // The horizontal pass reads up to a vector beyond the last pixel.
-        let slot = (width * N + LANES - N).next_multiple_of(BLOCK);
+        let slot_len = (width * N + LANES - N).next_multiple_of(BLOCK);
         Self {
             curve,
-            level: Level::new(),
-            source_row: width * N,
-            latest: vec![vec![0.0; slot]; rows.taps],
-            columns,
-            rows,
+            vector_level: Level::new(),
+            source_row_len: width * N,
+            latest: vec![vec![0.0; slot_len]; row_weights.taps],
+            column_weights,
+            row_weights,
             added: 0,
             made: 0,
-            mixed: vec![0.0; slot],
-            reduced: vec![0.0; to_width * N],
+            mixed: vec![0.0; slot_len],
+            resampled: vec![0.0; to_width * N],
             steps: vec![0; to_width * N],
             bytes: Vec::with_capacity(to_width * to_height * N),
         }
     }
 
-    /// Adds the next row of the source.
+    /// Adds the next row of the source, and makes the rows of the result for which all sources are there now.
     pub(super) fn add(&mut self, row: &[u8]) {
         let y = self.added;
         self.added += 1;
-        // Rows that no output needs are cropped away.
-        let Some(first) = self.rows.firsts.get(self.made).filter(|first| **first <= y) else {
+        // A row is not needed if it is above the inputs of the next output, or if all outputs are made.
+        let first = self.row_weights.firsts.get(self.made);
+        let Some(first) = first.filter(|first| **first <= y) else {
             return;
         };
-        let slot = y % self.rows.taps;
-        decode::<N>(self.curve, row, &mut self.latest[slot][..self.source_row]);
+        let slot = y % self.row_weights.taps;
+        decode::<N>(
+            self.curve,
+            row,
+            &mut self.latest[slot][..self.source_row_len],
+        );
         let mut first = *first;
-        while first + self.rows.taps == self.added {
+        while first + self.row_weights.taps == self.added {
             self.make_row(first);
             self.made += 1;
-            match self.rows.firsts.get(self.made) {
+            match self.row_weights.firsts.get(self.made) {
                 Some(next) => first = *next,
                 None => break,
             }
@@ -110,22 +120,22 @@ impl<const N: usize> Resampler<N> {
 
     /// The samples of the result. Returns `None` if rows of the source are missing.
     pub(super) fn finish(self) -> Option<Vec<u8>> {
-        (self.made == self.rows.firsts.len()).then_some(self.bytes)
+        (self.made == self.row_weights.firsts.len()).then_some(self.bytes)
     }
 
-    /// Makes the next row of the result.
+    /// Makes the next row of the result. `first` is its first source row.
     fn make_row(&mut self, first: usize) {
-        let taps = self.rows.taps;
+        let taps = self.row_weights.taps;
         let sources: Vec<(&[f32], f32)> = (first..first + taps)
             .map(|y| &*self.latest[y % taps])
-            .zip(self.rows.of(self.made).iter().copied())
+            .zip(self.row_weights.of(self.made).iter().copied())
             .collect();
-        let (columns, mixed) = (&self.columns, &mut self.mixed);
-        let (reduced, steps) = (&mut self.reduced, &mut self.steps);
-        dispatch!(self.level, _simd => {
+        let (column_weights, mixed) = (&self.column_weights, &mut self.mixed);
+        let (resampled, steps) = (&mut self.resampled, &mut self.steps);
+        dispatch!(self.vector_level, _simd => {
             mix_rows(&sources, mixed);
-            mix_columns::<N>(columns, mixed, reduced);
-            round::<N>(reduced, steps);
+            mix_columns::<N>(column_weights, mixed, resampled);
+            round::<N>(resampled, steps);
         });
         encode::<N>(self.curve, steps, &mut self.bytes);
     }
@@ -179,12 +189,13 @@ fn add_pixel(pixels: &[f32], weight: f32, sums: &mut [f32; LANES]) {
     }
 }
 
-/// Rounds averages to steps of the curve. Colors are divided by their alpha.
+/// Rounds a row of averages to steps of the curve. In RGBA, colors are divided by their alpha.
 #[inline(always)]
 fn round<const N: usize>(row: &[f32], steps: &mut [u16]) {
     if N == LANES {
         for (steps, pixel) in (steps.as_chunks_mut::<4>().0.iter_mut()).zip(row.as_chunks::<4>().0)
         {
+            // Not zero, because it is a divisor.
             let visible = pixel[3].max(f32::MIN_POSITIVE);
             let color = |channel: usize| step(pixel[channel] / visible);
             *steps = [color(0), color(1), color(2), step(pixel[3])];
@@ -196,7 +207,7 @@ fn round<const N: usize>(row: &[f32], steps: &mut [u16]) {
     }
 }
 
-/// Turns the values of a file into what is averaged. Colors are multiplied by their alpha.
+/// Turns the values of a file into shares, which are averaged. In RGBA, colors are multiplied by their alpha.
 fn decode<const N: usize>(curve: &Curve, row: &[u8], out: &mut [f32]) {
     if N == LANES {
         for (out, pixel) in out
@@ -216,7 +227,7 @@ fn decode<const N: usize>(curve: &Curve, row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Turns rounded averages into the values of a file.
+/// Turns rounded averages (steps) into the values of a file.
 fn encode<const N: usize>(curve: &Curve, steps: &[u16], bytes: &mut Vec<u8>) {
     if N == LANES {
         for [red, green, blue, alpha] in steps.as_chunks::<4>().0 {

@@ -62,7 +62,8 @@ fn without_opaque_alpha(pixels: DynamicImage) -> DynamicImage {
     }
 }
 
-/// Puts an image into the middle of its target, if it is smaller. The rest of the target is white, or transparent if the image has alpha.
+/// Puts an image into the middle of its target, if it is smaller. The rest of the target is white, or transparent if
+/// the image has alpha.
 pub(super) fn pad(scaled: DynamicImage, plan: Plan) -> DynamicImage {
     if plan.scaled == plan.target {
         return scaled;
@@ -84,8 +85,8 @@ pub(super) fn pad(scaled: DynamicImage, plan: Plan) -> DynamicImage {
     }
 }
 
-/// Resamples to [`Plan::scaled`]. Returns `None` if the number of samples does not match the size, which does not happen
-/// with pixels of our decoders.
+/// Resamples to [`Plan::scaled`]. Returns `None` if the number of samples does not match the size, which does not
+/// happen with pixels of our decoders.
 pub(super) fn resample(
     pixels: &DynamicImage,
     plan: Plan,
@@ -108,7 +109,7 @@ pub(super) fn resample(
     for row in pixels.as_bytes().chunks_exact(source.width as usize * 3) {
         resampler.add(row);
     }
-    rgb(plan, resampler)
+    into_rgb(plan, resampler)
 }
 
 /// The resampler for an image of this size. `N` is the number of channels.
@@ -127,12 +128,12 @@ pub(super) fn resampler<const N: usize>(
     )
 }
 
-/// The result of a resampler. Returns `None` if rows of the source are missing.
-pub(super) fn rgb(plan: Plan, resampler: Resampler<3>) -> Option<DynamicImage> {
+/// The result of a resampler as an image. Returns `None` if rows of the source are missing.
+pub(super) fn into_rgb(plan: Plan, resampler: Resampler<3>) -> Option<DynamicImage> {
     RgbImage::from_raw(plan.scaled.width, plan.scaled.height, resampler.finish()?).map(Into::into)
 }
 
-/// The part of an image that is left after cropping around its center.
+/// The part of an image that is left after cropping around its center, or the whole image if the plan does not crop.
 fn visible_part(source: Pixels, plan: Plan) -> Part {
     let [width, height] = [source.width, source.height].map(f64::from);
     let shape = f64::from(plan.scaled.width) / f64::from(plan.scaled.height);

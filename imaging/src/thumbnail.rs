@@ -15,7 +15,7 @@ const MAX_SIDE: u32 = 320;
 /// The quality of the WebP file, from 1 to 100.
 const QUALITY: u8 = 75;
 
-/// Makes the thumbnail of finished pixels.
+/// Makes the thumbnail of a rendition from its pixels before they are encoded.
 pub(super) fn from_pixels(
     pixels: &DynamicImage,
     provenance: &Provenance,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bucket::Address;
 use common::config::{
-    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, UnbilledLimits,
+    Config, DEFAULT_API_MEMORY, DEFAULT_MEMORY, Links, Logins, Ports, Providers, Rates, Timing,
+    UnbilledLimits,
 };
 use domain::lanes::LaneTiming;
 use fakes::Fake;
@@ -74,8 +75,8 @@ impl Default for Options {
             tenant_slots_percent: 100,
             spool: 256_000_000,
             spool_disk: 0,
-            memory: MEMORY,
-            api_memory: API_MEMORY,
+            memory: DEFAULT_MEMORY,
+            api_memory: DEFAULT_API_MEMORY,
             lease: Duration::from_secs(3),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
             closed: Duration::from_millis(500),

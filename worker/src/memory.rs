@@ -12,17 +12,20 @@ use common::memory::Memory;
 pub const MAX_WAIT: Duration = Duration::from_mins(15);
 /// What a worker needs without any image, in bytes.
 const BASE_BYTES: usize = 96 << 20;
-/// What each slot needs besides its image, in bytes: a connection and the job's row.
-const SLOT_BYTES: usize = 64 << 10;
-/// The largest image that is accepted from a provider, in bytes: a 4K image with a margin.
+/// What each running job needs besides its image, in bytes: a connection and the job's row.
+const JOB_BYTES: usize = 64 << 10;
+/// The largest image that is accepted from a provider, in bytes: a 4K image with a margin. As much
+/// is set aside for the one image that may exceed its permit.
 pub const OVERFLOW_BYTES: usize = 48 << 20;
-/// The permit for an answer whose size is not known, in bytes. Larger ones use the overflow.
+/// The permit for an answer whose size is not known, in bytes, and the largest permit that any
+/// answer gets before it is read. A larger answer uses the overflow.
 pub const TYPICAL_RESPONSE_BYTES: usize = 10 << 20;
 
-/// The memory for images in a worker with `slots` slots that may use `ceiling` bytes in all. At
-/// least one image of the largest size always fits.
-pub fn within(ceiling: usize, slots: usize) -> Memory {
-    let for_images = ceiling.saturating_sub(BASE_BYTES + OVERFLOW_BYTES + slots * SLOT_BYTES);
+/// The memory for images in a worker that may use `ceiling` bytes in all and runs up to `jobs` jobs
+/// at once, in slots and reserve together. One image of the largest size always fits, even if
+/// `ceiling` is too low for it.
+pub fn within(ceiling: usize, jobs: usize) -> Memory {
+    let for_images = ceiling.saturating_sub(BASE_BYTES + OVERFLOW_BYTES + jobs * JOB_BYTES);
     let (limit, used) = (&telemetry::MEMORY_LIMIT, &telemetry::MEMORY_USED);
     Memory::new(for_images.max(OVERFLOW_BYTES), MAX_WAIT, limit, used)
 }

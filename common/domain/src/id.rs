@@ -164,8 +164,8 @@ fn decode(text: &str) -> Option<Uuid> {
 
 impl TenantId {
     /// A pseudonym for places that must not contain the tenant's id, such as Redis: the first 16
-    /// hexadecimal digits of the SHA-256 of the id's 16 bytes. SQL computes the same
-    /// (`job::claim`).
+    /// hexadecimal digits of the SHA-256 of the id's 16 bytes. SQL computes the same text in the
+    /// statement `job::claim`.
     pub fn pseudonym(self) -> String {
         let digest = Sha256::digest(self.0.as_bytes());
         hex::encode(digest.get(..8).unwrap_or_default())

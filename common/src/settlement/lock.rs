@@ -42,8 +42,8 @@ pub(super) async fn lock_leased(pool: &PgPool, lease: Lease) -> Result<LockedJob
     if job.state.is_terminal() {
         return Err(LeaseError::Lost(SettlementResult::AlreadyEnded(job.state)));
     }
-    // An expired lease may still settle as long as nobody has claimed or requeued the job: its work
-    // is done and paid for. Only the fence decides, not the time.
+    // A worker may settle with an expired lease as long as nobody has claimed or requeued the job:
+    // the work is done and paid for. Only the fence decides, not the time.
     if job.state != State::Running || job.fence != lease.fence {
         return Err(LeaseError::Lost(SettlementResult::Fenced));
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bucket::Bucket;
 use common::config::{
-    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, UnbilledLimits,
+    Config, DEFAULT_API_MEMORY, DEFAULT_MEMORY, Links, Logins, Ports, Providers, Rates, Timing,
+    UnbilledLimits,
 };
 use common::people::operator::tenants;
 use domain::clock;
@@ -142,8 +143,8 @@ impl Stage {
             tenant_slots_percent: 100,
             spool: SPOOL_BYTES,
             spool_disk: 0,
-            memory: MEMORY,
-            api_memory: API_MEMORY,
+            memory: DEFAULT_MEMORY,
+            api_memory: DEFAULT_API_MEMORY,
             timing: Timing {
                 lease,
                 ..Timing::default()

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use common::admission::{self, Admission, AdmissionError, Admitted, Member};
+use common::admission::{self, Admission, AdmissionError, AdmissionRequest, Admitted};
 use common::config::UnbilledLimits;
 use common::people::operator::tenants;
 use domain::credits::{Credits, Quote};
@@ -305,9 +305,9 @@ async fn admit_all(
     tenant: TenantId,
     admissions: &[Admission<'_>],
 ) -> Vec<Result<Admitted, AdmissionError>> {
-    let members: Vec<Member<'_>> = admissions
+    let members: Vec<AdmissionRequest<'_>> = admissions
         .iter()
-        .map(|admission| Member {
+        .map(|admission| AdmissionRequest {
             admission,
             answer: &answer,
         })

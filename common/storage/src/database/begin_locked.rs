@@ -1,6 +1,6 @@
 //! Begins transactions that lock rows at once: the first round trip sets the tenant and takes the
-//! locks. The lock is a statement of its own, so what follows sees everything that was committed
-//! before the lock was granted.
+//! locks. Each lock is a statement of its own, so the statements that follow see everything that
+//! was committed before the lock was granted.
 
 use sqlx::PgPool;
 
@@ -27,9 +27,9 @@ pub async fn begin_with_job(
     .await
 }
 
-/// Does the same as [`super::begin_for`], and locks the tenant's wallet and then the job's row until
-/// the transaction ends. Every transaction that moves credits keeps this order, so no two of them
-/// can deadlock.
+/// Does the same as [`super::begin_for`], and locks the tenant's wallet and then the job's row
+/// until the transaction ends. Every transaction that moves credits keeps this order, so no two of
+/// them can deadlock.
 ///
 /// # Errors
 /// Returns an error if a lock is not free within 2 seconds, if Postgres fails, or if no connection

@@ -1,4 +1,5 @@
-//! SQL of the lists of jobs, for tenants and operators.
+//! SQL of the lists of jobs, for tenants and operators. The order is by id, which contains the time
+//! of the job's creation.
 
 use domain::id::{JobId, TenantId};
 use domain::job::{Cost, Job, JobAttributes, State};

@@ -68,7 +68,7 @@ impl Attempt<'_> {
                 permit: None,
             });
         }
-        let _timed = process::step("inputs");
+        let _timed = process::start_step_timer("inputs");
         let bytes: u64 = requested.iter().map(|input| input.bytes).sum();
         // Each file is in memory twice: once as it is, and once in the request's body, where base64
         // makes it a third larger. 1 + 4/3 = 7/3.
@@ -96,7 +96,8 @@ impl Attempt<'_> {
     /// wait for each other.
     async fn memory_permit(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
         let _step = self.lease.begin_step(memory::MAX_WAIT);
-        let _timed = process::step("room");
+        // In the metric, this wait for memory is called `room`.
+        let _timed = process::start_step_timer("room");
         self.app.memory.acquire(bytes).await
     }
 
@@ -109,7 +110,7 @@ impl Attempt<'_> {
     /// spool is full, or the deadline has passed.
     pub(super) async fn store_original(
         &self,
-        call: CallId,
+        call_id: CallId,
         output_idx: i32,
         model: &Model,
         bytes: Bytes,
@@ -118,10 +119,10 @@ impl Attempt<'_> {
             Ok(inspected) => inspected,
             Err(error) => return Ok(OriginalResult::Unusable(imaging_failure(&error))),
         };
-        let object_key = original_key(self.claimed.tenant, call);
+        let object_key = original_key(self.claimed.tenant, call_id);
         let _step = self.lease.begin_step(OBJECT_TIMEOUT);
         let put = async {
-            let _timed = process::step("store_original");
+            let _timed = process::start_step_timer("store_original");
             self.app.spool.put_once(&object_key, bytes.clone()).await
         };
         let (stored, render_result) = match self.app.memory.try_acquire(self.render_bytes(pixels)) {
@@ -184,12 +185,12 @@ impl Attempt<'_> {
         key: &str,
         pixels: Pixels,
         output_idx: i32,
-        model: &str,
+        model_id: &str,
     ) -> anyhow::Result<RenderResult> {
         let permit = self.memory_permit(self.render_bytes(pixels)).await?;
         let bytes = self.fetch(key).await?;
         let bytes = bytes.context("an original that was stored is not in the bucket")?;
-        Ok(self.render(bytes, permit, output_idx, model).await)
+        Ok(self.render(bytes, permit, output_idx, model_id).await)
     }
 
     /// The memory that rendering takes, in bytes. The original's file is included.
@@ -218,26 +219,29 @@ impl Attempt<'_> {
         Ok(bytes.map(|bytes| with_permit(bytes, permit)))
     }
 
+    /// Reads an object from the bucket. Returns `None` if there is no such object.
     async fn fetch(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
         let _step = self.lease.begin_step(OBJECT_TIMEOUT);
         self.app.spool.get(key).await
     }
 
-    /// Renders an original to exactly the pixels and format of the request.
+    /// Renders an original to exactly the pixels and format of the request. `permit` is for the
+    /// memory that this takes ([`Self::render_bytes`]).
     async fn render(
         &self,
         bytes: Bytes,
         mut permit: MemoryPermit,
         output_idx: i32,
-        model: &str,
+        model_id: &str,
     ) -> RenderResult {
         let provenance = Provenance {
-            model: model.to_owned(),
+            model: model_id.to_owned(),
             source: format!("{}/{output_idx}", self.claimed.id),
             synthetic: self.app.providers.is_synthetic(),
         };
         let _step = self.lease.begin_step(self.app.render_pool.max_wait());
-        let _timed = process::step("develop");
+        // In the metric, rendering is called `develop`.
+        let _timed = process::start_step_timer("develop");
         let rendered = self
             .app
             .render_pool
@@ -282,7 +286,7 @@ impl Attempt<'_> {
         let rendition_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
         let thumbnail_key = thumbnail_key(tenant, job, fence, output_idx);
         let _step = self.lease.begin_step(OBJECT_TIMEOUT);
-        let _timed = process::step("store");
+        let _timed = process::start_step_timer("store");
         let (rendition_stored, thumbnail_stored) = tokio::try_join!(
             self.app.spool.put(&rendition_key, rendition.bytes),
             self.app.spool.put(&thumbnail_key, thumbnail.bytes)
@@ -307,6 +311,7 @@ impl Attempt<'_> {
             thumbnail.media_type,
             thumbnail.pixels,
         );
+        // Only the original contains the provider's content credentials (C2PA).
         let artifact = |kind, file| Artifact {
             id: ArtifactId::new(),
             job,

@@ -36,7 +36,7 @@ impl Attempt<'_> {
         for journaled in earlier_calls() {
             let failure = match journaled.failure() {
                 Some(failure) if !journaled.is_lost() => failure,
-                // The call was given up, but its worker may have lived on and stored the image.
+                // The call ended as lost, but its worker may have lived on and stored the image.
                 Some(failure) => match self.adopt(journaled).await? {
                     Some(adopted) => return Ok(adopted),
                     None => failure,
