@@ -14,6 +14,12 @@ pub fn percentile<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
         .unwrap_or_default()
 }
 
+/// The value in the middle; not a number if there is none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// A duration in milliseconds.
 pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
