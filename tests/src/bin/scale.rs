@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ const JUDGED_RATE: u32 = 125;
 const RATES: [u32; 3] = [50, JUDGED_RATE, 200];
 /// The rate at which both installations are compared: no queue forms, so the time of a single submit shows.
 const COMPARED_RATE: u32 = RATES[0];
-const SUBMIT_TIME: Duration = Duration::from_secs(10);
+const SUBMIT_SECONDS: u32 = 10;
 /// Submits that warm an api.
 const WARM_UP_SUBMITS: u32 = 300;
 
@@ -108,7 +109,7 @@ async fn main() -> ExitCode {
     compare_drains(&mut proof, &mut sides, arguments.pairs).await;
     compare_submits(&mut proof, &mut sides, arguments.pairs).await;
     let [large, mut empty] = sides;
-    submit_faster(&mut proof, &mut empty).await;
+    submit_faster(&mut proof, &mut empty, arguments.pairs.div_ceil(2)).await;
     large.close(&mut proof).await;
     empty.close(&mut proof).await;
     proof.verdict()
@@ -116,8 +117,12 @@ async fn main() -> ExitCode {
 
 /// Lets the workers drain jobs in turn.
 async fn compare_drains(proof: &mut Proof, sides: &mut [Side; 2], pairs: u32) {
-    let [large, empty] = Box::pin(in_turn(sides, pairs, Side::drain)).await;
-    let ratio = large / empty;
+    let compared = Box::pin(in_turn(sides, pairs, Side::drain)).await;
+    let Compared {
+        large,
+        empty,
+        ratio,
+    } = compared;
     proof.check(
         ratio >= MIN_DRAIN_RATIO,
         format!("drain: {large:.1} jobs a second with the backlog, {empty:.1} without: {ratio:.2} (goal: at least {MIN_DRAIN_RATIO})"),
@@ -129,23 +134,34 @@ async fn compare_submits(proof: &mut Proof, sides: &mut [Side; 2], pairs: u32) {
     for side in &mut *sides {
         side.submit(COMPARED_RATE, WARM_UP_SUBMITS).await;
     }
-    let rate = COMPARED_RATE * cores();
-    let count = rate * u32::try_from(SUBMIT_TIME.as_secs()).unwrap();
-    let p99 = async |side: &mut Side| milliseconds(side.submit(rate, count).await.p99);
-    let [large, empty] = Box::pin(in_turn(sides, pairs, p99)).await;
-    let ratio = large / empty;
+    let p99 =
+        async |side: &mut Side| milliseconds(side.submit_for_a_while(COMPARED_RATE).await.p99);
+    let compared = Box::pin(in_turn(sides, pairs, p99)).await;
+    let Compared {
+        large,
+        empty,
+        ratio,
+    } = compared;
     proof.check(
         ratio <= MAX_P99_RATIO,
-        format!("submit, p99 at {rate} a second: {large:.1} ms with the history, {empty:.1} ms without: {ratio:.2} (goal: at most {MAX_P99_RATIO})"),
+        format!("submit, p99 at {COMPARED_RATE} a second for each core: {large:.1} ms with the history, {empty:.1} ms without: {ratio:.2} (goal: at most {MAX_P99_RATIO})"),
     );
 }
 
-/// Measures both sides in turn, in the other order for each pair. Returns the median of each.
+/// Medians of what was measured in turn.
+struct Compared {
+    large: f64,
+    empty: f64,
+    /// The median of the ratios of the pairs, large to empty.
+    ratio: f64,
+}
+
+/// Measures both sides in turn, in the other order for each pair.
 async fn in_turn(
     sides: &mut [Side; 2],
     pairs: u32,
     mut measure: impl AsyncFnMut(&mut Side) -> f64,
-) -> [f64; 2] {
+) -> Compared {
     let mut figures = [Vec::new(), Vec::new()];
     for pair in 0..pairs as usize {
         for number in [pair % 2, 1 - pair % 2] {
@@ -155,36 +171,50 @@ async fn in_turn(
             figures[number].push(figure);
         }
     }
-    figures.map(median)
+    let [large, empty] = figures;
+    let ratios = large.iter().zip(&empty).map(|(large, empty)| large / empty);
+    Compared {
+        ratio: median(ratios.collect()),
+        large: median(large),
+        empty: median(empty),
+    }
 }
 
-/// Submits at several rates.
-async fn submit_faster(proof: &mut Proof, side: &mut Side) {
-    let cores = cores();
-    for rate in RATES {
-        let a_second = rate * cores;
-        let count = a_second * u32::try_from(SUBMIT_TIME.as_secs()).unwrap();
-        let submits = side.submit(a_second, count).await;
-        let [p50, p99] = [submits.p50, submits.p99].map(milliseconds);
-        println!(
-            "  {a_second} submits a second on {cores} cores, clients included: p50 {p50:.1} ms, p99 {p99:.1} ms; {:.2} ms of the api's CPU each",
-            milliseconds(submits.cpu / count)
-        );
-        if rate == JUDGED_RATE {
-            proof.check(
-                p99 <= MAX_P99_MS,
-                format!("submit, p99 at {rate} a second for each core, as 500 on four: {p99:.1} ms (goal: at most {MAX_P99_MS} ms)"),
-            );
+/// Submits at several rates, in turn. The medians are judged.
+async fn submit_faster(proof: &mut Proof, side: &mut Side, rounds: u32) {
+    let mut p99 = Vec::new();
+    for _ in 0..rounds {
+        for rate in RATES {
+            let submits = side.submit_for_a_while(rate).await;
+            println!("  {rate} submits a second for each core, clients included: {submits}");
+            if rate == JUDGED_RATE {
+                p99.push(milliseconds(submits.p99));
+            }
         }
     }
+    let p99 = median(p99);
+    proof.check(
+        p99 <= MAX_P99_MS,
+        format!("submit, p99 at {JUDGED_RATE} a second for each core, as 500 on four: {p99:.1} ms (goal: at most {MAX_P99_MS} ms)"),
+    );
 }
 
 /// What submits took.
 struct Submits {
     p50: Duration,
     p99: Duration,
-    /// CPU time of the api.
+    /// CPU time of the api for one of them.
     cpu: Duration,
+}
+
+impl fmt::Display for Submits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99, cpu] = [self.p50, self.p99, self.cpu].map(milliseconds);
+        write!(
+            f,
+            "p50 {p50:.1} ms, p99 {p99:.1} ms; each takes {cpu:.2} ms of the api's CPU"
+        )
+    }
 }
 
 impl Side {
@@ -271,6 +301,13 @@ impl Side {
         f64::from(TIMED_JOBS) / seconds
     }
 
+    /// Submits so many jobs a second for each core.
+    async fn submit_for_a_while(&mut self, a_second_and_core: u32) -> Submits {
+        let cores = std::thread::available_parallelism().unwrap();
+        let a_second = a_second_and_core * u32::try_from(cores.get()).unwrap();
+        self.submit(a_second, a_second * SUBMIT_SECONDS).await
+    }
+
     /// Submits `count` jobs at an even pace. The tenants take turns.
     async fn submit(&mut self, a_second: u32, count: u32) -> Submits {
         let process = self.api.id().unwrap();
@@ -294,7 +331,7 @@ impl Side {
         Submits {
             p50: percentile(&took, 50),
             p99: percentile(&took, 99),
-            cpu: cost.user + cost.kernel,
+            cpu: (cost.user + cost.kernel) / count,
         }
     }
 
@@ -313,9 +350,4 @@ impl Side {
         drop((self.worker, self.api));
         self.real.pipeline.abandon().await;
     }
-}
-
-fn cores() -> u32 {
-    let cores = std::thread::available_parallelism().unwrap();
-    u32::try_from(cores.get()).unwrap()
 }
