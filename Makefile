@@ -10,7 +10,7 @@ SHIPPED := cargo build --locked --release -p cli --no-default-features --feature
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood long-snapshot chaos verify-bench model contract sweep attack submit-cost worker-cost instructions proofs structure draw
+.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood long-snapshot chaos verify-bench model contract sweep attack submit-cost scale worker-cost instructions proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -158,11 +158,17 @@ submit-cost: ## Measure what the limits cost a submit, on a release build: instr
 	$(SHIPPED)
 	PLATEN_LOG=error $(BUILT)/submit-cost --pairs $(or $(PAIRS),10) --program $(BUILT)/../release/platen
 
-instructions: ## Count the instructions of a submit and of jobs, beside the recorded counts (RECORD=1 records new ones)
+instructions: ## Count the instructions of a submit and of jobs, beside the recorded counts (RECORD=1 records new ones; SHORT=1)
 	@scripts/setup cost
 	cargo build --locked --workspace --all-targets
 	$(SHIPPED)
-	PLATEN_LOG=error $(BUILT)/instructions --program $(BUILT)/../release/platen $(if $(RECORD),--record)
+	PLATEN_LOG=error $(BUILT)/instructions --program $(BUILT)/../release/platen $(if $(RECORD),--record) $(if $(SHORT),--short)
+
+scale: ## Measure drains and submits with a backlog and a long history, beside an empty installation (JOBS=1000000 ROWS=10000000 PAIRS=8)
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	$(SHIPPED)
+	PLATEN_LOG=error $(BUILT)/scale --program $(BUILT)/../release/platen --jobs $(or $(JOBS),1000000) --rows $(or $(ROWS),10000000) --pairs $(or $(PAIRS),8)
 
 worker-cost: ## Measure the CPU time and memory of a worker on PNG files of 2048², and the kernel's share (JOBS=60)
 	@scripts/setup run
