@@ -71,6 +71,12 @@ impl Weights {
     }
 }
 
+/// The most inputs that make an output of an image that is reduced to one part in `reduction`.
+pub(super) fn most_taps(reduction: usize) -> usize {
+    // Three lobes on each side, and an input at each end that reaches in.
+    6 * reduction.max(1) + 2
+}
+
 /// The value of the filter at this distance from its center.
 fn lanczos(distance: f64) -> f64 {
     if distance == 0.0 {
