@@ -46,9 +46,9 @@ docs: ## Write the generated tables of docs/ after the code that they show chang
 	@scripts/setup test
 	WRITE_DOCS=1 cargo nextest run --locked --workspace --status-level fail -E 'binary(docs) or test(/the_documentation_/)'
 
-bench: ## Measure speed beside BullMQ and sharp, or beside an older commit (PAIRS=5 BASE=<commit> ONLY=png,jpeg)
+bench: ## Measure speed beside BullMQ and sharp, beside an older commit, or alone (PAIRS=5 BASE=<commit> ALONE=1 ONLY=png,jpeg)
 	@scripts/setup bench
-	scripts/bench --pairs $(or $(PAIRS),$(if $(BASE),10,5)) $(and $(BASE),--base $(BASE)) $(and $(ONLY),--only $(ONLY))
+	scripts/bench --pairs $(or $(PAIRS),$(if $(BASE),10,5)) $(and $(BASE),--base $(BASE)) $(and $(ALONE),--alone) $(and $(ONLY),--only $(ONLY))
 
 start-latency: ## Measure the time from the 202 to the call of the model, on an idle system (JOBS=500)
 	@scripts/setup run

@@ -50,10 +50,10 @@ pub struct MemoryTimeout(Duration);
 
 impl Memory {
     /// A limit of `bytes`, rounded down to KiB. A task waits for a permit for at most `max_wait`.
-    /// The gauge `limit` shows the limit in bytes, the gauge `used` how many bytes are reserved.
+    /// The limit in bytes is added to the gauge `limit`; the gauge `used` shows how many bytes are reserved.
     pub fn new(bytes: usize, max_wait: Duration, limit: &IntGauge, used: &IntGauge) -> Self {
         let total = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
-        limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        limit.add(i64::try_from(bytes).unwrap_or(i64::MAX));
         // The gauge is exported from the start, not only after the first permit.
         used.add(0);
         Self {

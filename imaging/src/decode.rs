@@ -19,6 +19,9 @@ use super::limits::{MAX_DECODED_BYTES, MAX_FILE_BYTES};
 use super::png::Png;
 use super::{ImagingError, UnsupportedFormat, exif};
 
+/// The most memory, in bytes, that the buffers of the PNG decoder take: the window of the compression and some rows.
+const PNG_BUFFER_BYTES: usize = 1 << 20;
+
 /// An image whose header has been read and is within the limits.
 pub(super) struct Original<'a> {
     pub(super) format: Format,
@@ -102,6 +105,13 @@ impl<'a> Original<'a> {
         decoding.max(decoded.saturating_add(converted))
     }
 
+    /// The most memory, in bytes, that [`Self::decode_rows_or_all`] takes if it gives rows. Returns `None` if it does
+    /// not.
+    pub(super) fn memory_by_rows(mut self) -> Option<usize> {
+        let memory = self.file.memory_by_rows()?;
+        self.file.take_color_tags().are_srgb().then_some(memory)
+    }
+
     /// The size of the image as stored, before it is turned upright.
     pub(super) fn stored_size(&self) -> Pixels {
         let (width, height) = turned_size(self.orientation, self.width, self.height);
@@ -116,7 +126,7 @@ impl<'a> Original<'a> {
         each_row: impl FnMut(&[u8]),
     ) -> Result<Option<DynamicImage>, ImagingError> {
         let tags = self.file.take_color_tags();
-        let decoded = if self.file.has_rgb_rows() && tags.are_srgb() {
+        let decoded = if self.file.memory_by_rows().is_some() && tags.are_srgb() {
             self.file.decode_rows(each_row).map(|()| None)
         } else {
             let pixels = self.file.decode();
@@ -212,12 +222,12 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Whether [`Self::decode_rows`] can be called.
-    fn has_rgb_rows(&self) -> bool {
+    /// The most memory, in bytes, that [`Self::decode_rows`] takes. Returns `None` if it cannot be called.
+    fn memory_by_rows(&self) -> Option<usize> {
         match self {
-            Self::Png(png) => png.has_rgb_rows(),
-            Self::Jpeg(jpeg) => jpeg.channels() == 3,
-            Self::Webp(_) => false,
+            Self::Png(png) => png.has_rgb_rows().then_some(PNG_BUFFER_BYTES),
+            Self::Jpeg(jpeg) => (jpeg.channels() == 3).then(|| jpeg.memory_by_rows()),
+            Self::Webp(_) => None,
         }
     }
 

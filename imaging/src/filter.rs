@@ -120,3 +120,9 @@ impl Weights {
         &self.weights[output * self.taps..][..self.taps]
     }
 }
+
+/// The most inputs that make an output of an image that is reduced to one part in `reduction`, with any filter.
+pub(super) fn most_taps(reduction: usize) -> usize {
+    // Three lobes on each side, and an input at each end that reaches in.
+    6 * reduction.max(1) + 2
+}

@@ -1,8 +1,11 @@
 //! Decides how an image gets its target size: what is scaled, cropped or padded, and which images are refused.
 
+use image::metadata::Orientation;
+
 use domain::generation::image::{Fit, Pixels, Recipe};
 
 use super::ImagingError;
+use super::decode::turned_size;
 
 /// By how much an image may be cropped or enlarged, in percent, unless its job allows more.
 ///
@@ -91,16 +94,16 @@ impl Plan {
         }
     }
 
-    /// The plan with width and height exchanged, for pixels that are turned by 90° afterwards.
-    pub(super) fn transposed(self) -> Self {
-        let swap = |pixels: Pixels| Pixels {
-            width: pixels.height,
-            height: pixels.width,
+    /// The plan for pixels as they are stored, which `orientation` turns upright afterwards.
+    pub(super) fn turned(self, orientation: Orientation) -> Self {
+        let turned = |pixels: Pixels| {
+            let (width, height) = turned_size(orientation, pixels.width, pixels.height);
+            Pixels { width, height }
         };
         Self {
-            scaled: swap(self.scaled),
+            scaled: turned(self.scaled),
             crops: self.crops,
-            target: swap(self.target),
+            target: turned(self.target),
         }
     }
 }

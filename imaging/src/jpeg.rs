@@ -142,18 +142,23 @@ impl<'a> Jpeg<'a> {
         }
     }
 
-    /// The most memory, in bytes, that [`Self::decode`] takes: the samples of all channels and the pixels that are made
-    /// from them. A progressive image first needs memory for its coefficients, of two bytes each, and for the samples
-    /// of the channel that is transformed first.
+    /// The most memory, in bytes, that [`Self::decode`] takes: that of [`Self::decode_rows`], or the samples of all
+    /// channels and the pixels that are made from them.
     pub(super) fn memory(&self) -> usize {
-        let (all, largest) = self.frame.sample_counts();
+        let (all, _) = self.frame.sample_counts();
         let pixels = self.frame.width as usize * self.frame.height as usize * self.channels();
-        let coefficients = if self.frame.progressive {
+        self.memory_by_rows().max(all + pixels)
+    }
+
+    /// The most memory, in bytes, that [`Self::decode_rows`] takes: the samples of all channels. A progressive image
+    /// first needs memory for its coefficients, of two bytes each.
+    pub(super) fn memory_by_rows(&self) -> usize {
+        let (all, largest) = self.frame.sample_counts();
+        if self.frame.progressive {
             all * 2 + largest
         } else {
-            0
-        };
-        coefficients.max(all + pixels)
+            all
+        }
     }
 
     /// Decodes all pixels. Returns an error if a bit of a coefficient or the end marker is missing.

@@ -98,14 +98,49 @@ pub fn inspect(file: &[u8]) -> Result<(MediaType, Pixels), ImagingError> {
     })
 }
 
-/// The most memory, in bytes, that [`render`] takes for an original of this size with eight bits a channel, including
+/// The most memory, in bytes, that [`render`] takes for this file, including the file and the results. Only the header
+/// is read. Most files need a third of what [`memory`] says, because their rows are resampled as they are decoded.
+///
+/// # Errors
+/// Returns an [`ImagingError`] if the file is not a PNG, JPEG or WebP image, if its header is damaged, or if it is too
+/// large.
+pub fn memory_to_render(file: &[u8], recipe: &Recipe) -> Result<usize, ImagingError> {
+    contain_panics(|| {
+        let original = Original::open(file)?;
+        let (width, height, stored) = (original.width, original.height, original.stored_size());
+        let most = memory(Pixels { width, height }, recipe.target);
+        let Ok(plan) = Plan::new(width, height, recipe) else {
+            return Ok(most);
+        };
+        let plan = plan.turned(original.orientation);
+        let decoding = original.memory_by_rows();
+        Ok(match decoding.filter(|_| stored != plan.scaled) {
+            Some(decoding) => {
+                let resampling = resample::memory(stored, plan.scaled);
+                file.len() + decoding + resampling + memory_of_result(recipe.target)
+            }
+            None => most,
+        })
+    })
+}
+
+/// The most memory, in bytes, that [`render`] takes for any original of this size with eight bits a channel, including
 /// the file and the results.
 pub fn memory(original: Pixels, target: Pixels) -> usize {
-    let area = |pixels: Pixels| u64::from(pixels.width) * u64::from(pixels.height);
-    // For each pixel of the original: 3 bytes for the file, 4 for RGBA, 3 for RGB made from the RGBA. For each pixel of
-    // the target: 16 bytes for resizing and encoding, as measured.
-    let bytes = area(original) * (3 + 4 + 3) + area(target) * 16;
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+    // For each pixel of the original: 3 bytes for the file, 4 for RGBA, 3 for RGB made from the RGBA.
+    area(original)
+        .saturating_mul(3 + 4 + 3)
+        .saturating_add(memory_of_result(target))
+}
+
+/// The most memory, in bytes, that resized pixels take together with their files and with what encoders need. The 16
+/// bytes for each pixel are measured.
+fn memory_of_result(target: Pixels) -> usize {
+    area(target).saturating_mul(16)
+}
+
+fn area(pixels: Pixels) -> usize {
+    (pixels.width as usize).saturating_mul(pixels.height as usize)
 }
 
 /// The most memory, in bytes, that [`clean`] takes for this file, without the file itself. Only the header is read.
@@ -219,9 +254,7 @@ fn decode_and_resize(
     let orientation = original.orientation;
     let stored = original.stored_size();
     // The pixels are turned after resizing, because there are fewer pixels then. So the plan must be turned before.
-    // An orientation that exchanges width and height makes 1×0 of 0×1.
-    let swaps_sides = matches!(decode::turned_size(orientation, 0, 1), (1, 0));
-    let plan = if swaps_sides { plan.transposed() } else { plan };
+    let plan = plan.turned(orientation);
     let mut pixels = if stored == plan.scaled {
         resize::resize(plan, original.decode()?, space)?
     } else {

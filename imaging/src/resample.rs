@@ -16,7 +16,7 @@
 use domain::generation::image::Pixels;
 use fearless_simd::{Level, dispatch};
 
-use super::filter::{Filter, Weights};
+use super::filter::{Filter, Weights, most_taps};
 use super::linear_light::{Curve, STRAIGHT, step};
 
 /// The number of floats that the vertical pass sums up at a time. They fit into the vector registers.
@@ -59,6 +59,18 @@ pub(super) struct Resampler<const N: usize> {
     steps: Vec<u16>,
     /// The samples of all rows of the result that were made.
     bytes: Vec<u8>,
+}
+
+/// The most memory, in bytes, that a resampler takes for an image, without the pixels of the result.
+pub(super) fn memory(source: Pixels, target: Pixels) -> usize {
+    let taps = |from: u32, to: u32| most_taps(from.div_ceil(to.max(1)) as usize);
+    let rows = taps(source.height, target.height);
+    let columns = taps(source.width, target.width);
+    // One more row is the result of the vertical pass.
+    let floats = (rows + 1) * (source.width as usize * LANES + BLOCK);
+    let weights = rows * target.height as usize + columns * target.width as usize;
+    // The weights are calculated with twice as many bytes, so there are three times as many meanwhile.
+    (floats + weights * 3 + target.width as usize * LANES * 2) * size_of::<f32>()
 }
 
 impl<const N: usize> Resampler<N> {

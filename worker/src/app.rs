@@ -63,6 +63,8 @@ pub struct App {
     pub render_pool: RenderPool,
     /// The memory that images may take.
     pub memory: Memory,
+    /// Further memory that only rendering may take.
+    pub(crate) render_reserve: Memory,
     /// The leases this worker holds.
     pub leases: Leases,
     /// How long things may take, and how often schedules run.
@@ -142,6 +144,7 @@ impl App {
             catalog: Arc::new(catalog),
             render_pool: RenderPool::new(imaging::cores()),
             memory,
+            render_reserve: memory::render_reserve(),
             leases: Leases::default(),
             timing: config.timing.clone(),
             unbilled_limits: config.unbilled_limits,

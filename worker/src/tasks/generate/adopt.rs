@@ -27,12 +27,12 @@ impl Attempt<'_> {
         // A call that has ended may change only by getting its image. So the file must be a usable
         // image before the call is finished again.
         if journaled.outcome.is_some() {
-            let Ok((_, pixels)) = imaging::inspect(&bytes) else {
+            let Ok(memory) = imaging::memory_to_render(&bytes, &self.request.recipe()) else {
                 return Ok(None);
             };
             // Rendering waits for memory, and must hold none while it waits.
             drop(bytes);
-            let rendered = self.render_stored(&key, pixels, output_idx, &journaled.lane.model);
+            let rendered = self.render_stored(&key, memory, output_idx, &journaled.lane.model);
             if let RenderResult::Unusable(_) = rendered.await? {
                 return Ok(None);
             }

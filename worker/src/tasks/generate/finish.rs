@@ -190,9 +190,9 @@ impl Attempt<'_> {
             }
             // There was no memory to render the original at once. Its bytes are dropped by now, so
             // this may wait for memory without holding any.
-            Ok(OriginalResult::Stored(original)) => {
-                let (key, pixels) = (&original.object_key, original.pixels);
-                let rendered = self.render_stored(key, pixels, output_idx, &model.id);
+            Ok(OriginalResult::Stored(original, memory)) => {
+                let key = &original.object_key;
+                let rendered = self.render_stored(key, memory, output_idx, &model.id);
                 match rendered.await? {
                     RenderResult::Rendered(rendered) => ImageResult::Usable(original, rendered),
                     RenderResult::Unusable(failure) => ImageResult::Failed(failure),

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bucket::{BucketError, StoredObject};
 use bytes::Bytes;
-use common::memory::{MemoryPermit, MemoryTimeout, with_permit};
+use common::memory::{Memory, MemoryPermit, MemoryTimeout, with_permit};
 use domain::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
 use domain::call::original_key;
 use domain::catalog::Model;
-use domain::generation::image::Pixels;
 use domain::id::{ArtifactId, CallId};
 use domain::job::{Claimed, DELIVERY_MARGIN};
 use domain::outcome::{Class, Failure};
@@ -40,8 +39,9 @@ pub(super) enum Inputs {
 pub(super) enum OriginalResult {
     /// The original is stored, and was rendered meanwhile.
     Rendered(StoredFile, Box<Rendered>),
-    /// The original is stored, but there was no memory to render it at once.
-    Stored(StoredFile),
+    /// The original is stored, but there was no memory to render it at once. With the bytes of memory that rendering
+    /// takes.
+    Stored(StoredFile, usize),
     /// The original is not a usable image.
     Unusable(Failure),
 }
@@ -101,6 +101,32 @@ impl Attempt<'_> {
         self.app.memory.acquire(bytes).await
     }
 
+    /// Waits for memory to render an image: that of all images, or the reserve. As with
+    /// [`Self::memory_permit`], the caller must hold no memory permit.
+    async fn render_permit(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
+        let Some(reserve) = self.render_reserve(bytes) else {
+            return self.memory_permit(bytes).await;
+        };
+        let _step = self.lease.begin_step(memory::MAX_WAIT);
+        let _timed = process::step("room");
+        tokio::select! {
+            permit = self.app.memory.acquire(bytes) => permit,
+            permit = reserve.acquire(bytes) => permit,
+        }
+    }
+
+    /// Does the same as [`Self::render_permit`], without waiting. Returns `None` if there is not
+    /// enough memory now.
+    fn try_render_permit(&self, bytes: usize) -> Option<MemoryPermit> {
+        let permit = self.app.memory.try_acquire(bytes);
+        permit.or_else(|| self.render_reserve(bytes)?.try_acquire(bytes))
+    }
+
+    /// The memory that only rendering may take, if it is enough.
+    fn render_reserve(&self, bytes: usize) -> Option<&Memory> {
+        Some(&self.app.render_reserve).filter(|reserve| bytes <= reserve.bytes())
+    }
+
     /// Stores an original under its call's key, and renders it meanwhile if there is memory for it.
     /// While the bucket is unavailable, the original waits in the spool.
     ///
@@ -115,7 +141,13 @@ impl Attempt<'_> {
         model: &Model,
         bytes: Bytes,
     ) -> Result<OriginalResult, BucketError> {
-        let (media_type, pixels) = match imaging::inspect(&bytes) {
+        let recipe = self.request.recipe();
+        let inspected = imaging::inspect(&bytes);
+        let inspected = inspected.and_then(|(media_type, pixels)| {
+            let memory = imaging::memory_to_render(&bytes, &recipe)?;
+            Ok((media_type, pixels, memory))
+        });
+        let (media_type, pixels, render_memory) = match inspected {
             Ok(inspected) => inspected,
             Err(error) => return Ok(OriginalResult::Unusable(imaging_failure(&error))),
         };
@@ -125,7 +157,7 @@ impl Attempt<'_> {
             let _timed = process::start_step_timer("store_original");
             self.app.spool.put_once(&object_key, bytes.clone()).await
         };
-        let (stored, render_result) = match self.app.memory.try_acquire(self.render_bytes(pixels)) {
+        let (stored, render_result) = match self.try_render_permit(render_memory) {
             Some(permit) => {
                 let render = self.render(bytes.clone(), permit, output_idx, &model.id);
                 let (stored, render_result) = tokio::join!(put, render);
@@ -170,11 +202,11 @@ impl Attempt<'_> {
         };
         Ok(match rendered {
             Some(rendered) => OriginalResult::Rendered(original, rendered),
-            None => OriginalResult::Stored(original),
+            None => OriginalResult::Stored(original, render_memory),
         })
     }
 
-    /// Renders an original from the bucket, once there is memory for it.
+    /// Renders an original from the bucket, once there is memory for it. `memory` is what that takes, in bytes.
     ///
     /// # Errors
     ///
@@ -183,19 +215,14 @@ impl Attempt<'_> {
     pub(super) async fn render_stored(
         &self,
         key: &str,
-        pixels: Pixels,
+        memory: usize,
         output_idx: i32,
         model_id: &str,
     ) -> anyhow::Result<RenderResult> {
-        let permit = self.memory_permit(self.render_bytes(pixels)).await?;
+        let permit = self.render_permit(memory).await?;
         let bytes = self.fetch(key).await?;
         let bytes = bytes.context("an original that was stored is not in the bucket")?;
         Ok(self.render(bytes, permit, output_idx, model_id).await)
-    }
-
-    /// The memory that rendering takes, in bytes. The original's file is included.
-    fn render_bytes(&self, original: Pixels) -> usize {
-        imaging::memory(original, self.request.recipe().target)
     }
 
     /// Until when an original may wait for the bucket. `None` means until the job ends. A job with
