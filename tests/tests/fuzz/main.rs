@@ -11,6 +11,7 @@ mod extractor;
 mod ids;
 mod images;
 mod traceparent;
+mod urls;
 
 use std::cell::Cell;
 use std::fmt::Debug;
