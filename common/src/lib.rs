@@ -17,4 +17,5 @@ pub mod config;
 pub mod connector;
 pub mod failpoint;
 pub mod keys;
+pub mod mail;
 pub mod memory;

@@ -10,6 +10,7 @@ mod edit;
 mod extractor;
 mod ids;
 mod images;
+mod mail_addresses;
 mod traceparent;
 mod urls;
 
