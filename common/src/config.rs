@@ -19,6 +19,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use crate::keys::MasterKeys;
 use bucket::{Address, SigningKeys};
 use domain::catalog::{Catalog, CatalogError};
 pub use domain::lanes::LaneTiming;
@@ -31,7 +32,7 @@ use timing::{DEFAULT_ANSWERS_KEPT, DEFAULT_LEASE};
 pub use unbilled_limits::UnbilledLimits;
 use unbilled_limits::unbilled_limits;
 pub use values::secret;
-use values::{list, long_secret, networks, parsed, text, within};
+use values::{list, long_secret, networks, parsed, parsed_secret, private_networks, text, within};
 pub use variables::VARIABLES;
 use variables::refuse_unknown;
 
@@ -68,6 +69,8 @@ pub struct Config {
     /// `PLATEN_SIGNING_KEY_PREVIOUS`: no longer signs links, but links that it has signed still
     /// work.
     pub previous_signing_key: Option<SecretString>,
+    /// `PLATEN_MASTER_KEYS`: encrypt secrets in the database, newest first.
+    pub master_keys: Option<MasterKeys>,
     /// `PLATEN_OPERATOR_KEY`: the key of operators for `/v1/admin`.
     pub operator_key: Option<SecretString>,
     /// How files are served.
@@ -82,6 +85,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// `PLATEN_TRUSTED_PROXIES`: proxies whose `Forwarded` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// `PLATEN_PRIVATE_NETWORKS`: networks that addresses given by customers may lead to.
+    pub private_networks: Vec<IpNet>,
     /// Limits on connections.
     pub ports: Ports,
     /// Limits on requests.
@@ -199,6 +204,7 @@ impl Config {
             bucket: bucket()?,
             signing_key: long_secret("PLATEN_SIGNING_KEY")?,
             previous_signing_key: long_secret("PLATEN_SIGNING_KEY_PREVIOUS")?,
+            master_keys: parsed_secret("PLATEN_MASTER_KEYS")?,
             operator_key: long_secret("PLATEN_OPERATOR_KEY")?,
             links: links()?,
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(DEFAULT_LISTEN),
@@ -206,6 +212,7 @@ impl Config {
             cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
             public_url: text("PLATEN_PUBLIC_URL")?,
             trusted_proxies: networks("PLATEN_TRUSTED_PROXIES")?,
+            private_networks: private_networks("PLATEN_PRIVATE_NETWORKS")?,
             ports: Ports::from_env()?,
             rates: Rates::from_env()?,
             slots: within("PLATEN_SLOTS", 1, 4_000)?
@@ -325,6 +332,17 @@ impl Config {
     pub fn signing_keys(&self) -> Result<SigningKeys, ConfigError> {
         let current = SigningKeys::from(self.signing_key()?.clone());
         Ok(current.and_previous(self.previous_signing_key.clone()))
+    }
+
+    /// The master keys.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Missing`] if the variable is not set.
+    pub fn master_keys(&self) -> Result<&MasterKeys, ConfigError> {
+        self.master_keys.as_ref().ok_or(ConfigError::Missing {
+            name: "PLATEN_MASTER_KEYS",
+            needed: "a name and a key such as 2026:…, the key made by `openssl rand -hex 32`; the same for every process",
+        })
     }
 
     /// The key that signs links and anchors.

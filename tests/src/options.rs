@@ -137,6 +137,12 @@ impl Options {
             ),
             previous_signing_key: None,
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),
+            master_keys: Some(
+                format!("tests:{}", "5eed".repeat(16))
+                    .parse()
+                    .expect("a key"),
+            ),
+            private_networks: vec!["127.0.0.0/8".parse().expect("a network")],
             operator_key: Some(SecretString::from(OPERATOR_KEY)),
             links: Links::default(),
             listen: any_port,

@@ -85,8 +85,49 @@ async fn examine(config: &Config) -> Report {
         Some(_) => report.add(Level::Ok, "links are signed with PLATEN_SIGNING_KEY"),
         None => report.add(Level::Note, "PLATEN_SIGNING_KEY is not set; `platen up` makes one, `platen api` and `platen worker` need it"),
     }
+    check_master_keys(config, &mut report);
+    check_private_networks(config, &mut report);
     check_catalog(config, &mut report);
     report
+}
+
+/// Says whether there are master keys, and which.
+fn check_master_keys(config: &Config, report: &mut Report) {
+    let Some(keys) = &config.master_keys else {
+        return report.add(
+            Level::Note,
+            "PLATEN_MASTER_KEYS is not set: nothing that needs encryption or mailed links can be stored. `platen up` makes a key. For others write `2026:` and the output of `openssl rand -hex 32`, the same for every process",
+        );
+    };
+    let ids: Vec<&str> = keys.ids().collect();
+    let text = match &ids[..] {
+        [newest] => format!("secrets are encrypted with the master key {newest}"),
+        [newest, older @ ..] => format!(
+            "secrets are encrypted with the master key {newest}, and decrypted with {} as well",
+            older.join(", ")
+        ),
+        [] => return,
+    };
+    report.add(Level::Ok, text);
+}
+
+/// Names the private networks that customers can reach, because each of them is a risk.
+fn check_private_networks(config: &Config, report: &mut Report) {
+    if config.private_networks.is_empty() {
+        return report.add(
+            Level::Ok,
+            "URLs given by customers lead to public addresses only",
+        );
+    }
+    let networks: Vec<String> = config
+        .private_networks
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    report.add(
+        Level::Note,
+        format!("PLATEN_PRIVATE_NETWORKS: URLs given by customers may lead into {}: every customer can send requests to whatever listens there", networks.join(", ")),
+    );
 }
 
 /// Checks each login of Postgres that is configured.

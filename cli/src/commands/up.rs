@@ -16,6 +16,7 @@ use std::time::Duration;
 use ::bucket::Address;
 use anyhow::{Context, bail};
 use common::config::{Config, Logins};
+use common::keys::MasterKeys;
 use secrecy::{ExposeSecret, SecretString};
 use servers::{LoginUrls, Servers, secrets};
 use storage::database::{self, DatabaseRole};
@@ -106,8 +107,10 @@ async fn serve(
         .bucket
         .get_or_insert_with(|| Address::Folder(data.join("bucket")))
         .clone();
-    if config.signing_key.is_none() {
-        config.signing_key = Some(secrets::read_or_create(&data.join("signing.key"), &[])?.into());
+    make_keys(config, data)?;
+    if config.private_networks.is_empty() {
+        // Whoever tries Platen at home has the servers of their webhooks on the same machine.
+        config.private_networks = vec!["127.0.0.0/8".parse()?, "::1/128".parse()?];
     }
     if let Some(port) = args.port {
         config.listen = SocketAddr::from(([127, 0, 0, 1], port));
@@ -181,6 +184,21 @@ async fn serve(
     stop.cancel();
     tasks.wait().await;
     error.map_or(Ok(()), Err)
+}
+
+/// Makes the keys that are not configured, once: they are files in the data folder.
+fn make_keys(config: &mut Config, data: &Path) -> anyhow::Result<()> {
+    if config.signing_key.is_none() {
+        config.signing_key = Some(secrets::read_or_create(&data.join("signing.key"), &[])?.into());
+    }
+    if config.master_keys.is_none() {
+        let file = data.join("master.key");
+        let keys = format!("up:{}", secrets::read_or_create(&file, &[])?);
+        let keys: Result<MasterKeys, _> = keys.parse();
+        let keys = keys.with_context(|| format!("{} is not usable", file.display()))?;
+        config.master_keys = Some(keys);
+    }
+    Ok(())
 }
 
 /// Lets a new database adopt the bucket at `address`. This must happen before the demo tenant is created, because a database with a

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::ConfigError;
+use crate::connector;
 
 /// Reads a secret as [`secret_text`] does, and refuses one with fewer than 32 characters.
 pub(super) fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
@@ -82,6 +83,35 @@ pub(super) fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
                 })
         })
         .collect()
+}
+
+/// Reads networks as [`networks`] does, and refuses one that is not wholly private.
+pub(super) fn private_networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
+    let networks = networks(name)?;
+    match networks.iter().find(|net| !connector::may_be_allowed(net)) {
+        Some(other) => Err(ConfigError::Unusable {
+            name: name.to_owned(),
+            problem: format!(
+                "{other} is not a private network, such as 10.0.0.0/8, 192.168.0.0/16 or 127.0.0.0/8"
+            ),
+        }),
+        None => Ok(networks),
+    }
+}
+
+/// Reads a secret and parses it. The error does not show it.
+pub(super) fn parsed_secret<T: FromStr<Err: std::fmt::Display>>(
+    name: &'static str,
+) -> Result<Option<T>, ConfigError> {
+    let parse = |value: String| {
+        value
+            .parse()
+            .map_err(|error: T::Err| ConfigError::Unusable {
+                name: name.to_owned(),
+                problem: error.to_string(),
+            })
+    };
+    text(name)?.map(parse).transpose()
 }
 
 /// Reads the content of the file that the variable `<name>_FILE` names, or, without that variable,

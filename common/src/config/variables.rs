@@ -78,6 +78,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "previous signing key, as long as clients have links that it signed; default none",
     ),
     (
+        "PLATEN_MASTER_KEYS",
+        "keys that encrypt secrets in the database, as name:key separated by commas or lines, the newest first; `openssl rand -hex 32` makes a key",
+    ),
+    (
         "PLATEN_OPERATOR_KEY",
         "key for /v1/admin, at least 32 characters; without it that API is off",
     ),
@@ -100,6 +104,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (
         "PLATEN_TRUSTED_PROXIES",
         "addresses or networks of proxies whose Forwarded and X-Forwarded headers are trusted, separated by commas; default none",
+    ),
+    (
+        "PLATEN_PRIVATE_NETWORKS",
+        "private networks that URLs given by customers may lead to, separated by commas; default none",
     ),
     (
         "PLATEN_CONNECTIONS",

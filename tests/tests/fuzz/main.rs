@@ -10,7 +10,9 @@ mod edit;
 mod extractor;
 mod ids;
 mod images;
+mod mail_addresses;
 mod traceparent;
+mod urls;
 
 use std::cell::Cell;
 use std::fmt::Debug;

@@ -108,7 +108,7 @@ impl Attempt<'_> {
             return self.memory_permit(bytes).await;
         };
         let _step = self.lease.begin_step(memory::MAX_WAIT);
-        let _timed = process::step("room");
+        let _timed = process::start_step_timer("room");
         tokio::select! {
             permit = self.app.memory.acquire(bytes) => permit,
             permit = reserve.acquire(bytes) => permit,
