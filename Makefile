@@ -10,7 +10,7 @@ SHIPPED := cargo build --locked --release -p cli --no-default-features --feature
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood long-snapshot chaos verify-bench model contract sweep attack submit-cost worker-cost instructions proofs structure draw
+.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood long-snapshot chaos verify-bench model contract sweep attack submit-cost scale worker-cost instructions proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -46,9 +46,9 @@ docs: ## Write the generated tables of docs/ after the code that they show chang
 	@scripts/setup test
 	WRITE_DOCS=1 cargo nextest run --locked --workspace --status-level fail -E 'binary(docs) or test(/the_documentation_/)'
 
-bench: ## Measure speed beside BullMQ and sharp, or beside an older commit (PAIRS=5 BASE=<commit> ONLY=png,jpeg)
+bench: ## Measure speed beside BullMQ and sharp, beside an older commit, or alone (PAIRS=5 BASE=<commit> ALONE=1 ONLY=png,jpeg)
 	@scripts/setup bench
-	scripts/bench --pairs $(or $(PAIRS),$(if $(BASE),10,5)) $(and $(BASE),--base $(BASE)) $(and $(ONLY),--only $(ONLY))
+	scripts/bench --pairs $(or $(PAIRS),$(if $(BASE),10,5)) $(and $(BASE),--base $(BASE)) $(and $(ALONE),--alone) $(and $(ONLY),--only $(ONLY))
 
 start-latency: ## Measure the time from the 202 to the call of the model, on an idle system (JOBS=500)
 	@scripts/setup run
@@ -158,11 +158,17 @@ submit-cost: ## Measure what the limits cost a submit, on a release build: instr
 	$(SHIPPED)
 	PLATEN_LOG=error $(BUILT)/submit-cost --pairs $(or $(PAIRS),10) --program $(BUILT)/../release/platen
 
-instructions: ## Count the instructions of a submit and of jobs, beside the recorded counts (RECORD=1 records new ones)
+instructions: ## Count the instructions of a submit and of jobs, beside the recorded counts (RECORD=1 records new ones; SHORT=1)
 	@scripts/setup cost
 	cargo build --locked --workspace --all-targets
 	$(SHIPPED)
-	PLATEN_LOG=error $(BUILT)/instructions --program $(BUILT)/../release/platen $(if $(RECORD),--record)
+	PLATEN_LOG=error $(BUILT)/instructions --program $(BUILT)/../release/platen $(if $(RECORD),--record) $(if $(SHORT),--short)
+
+scale: ## Measure drains and submits with a backlog and a long history, beside an empty installation (JOBS=1000000 ROWS=10000000 PAIRS=8)
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	$(SHIPPED)
+	PLATEN_LOG=error $(BUILT)/scale --program $(BUILT)/../release/platen --jobs $(or $(JOBS),1000000) --rows $(or $(ROWS),10000000) --pairs $(or $(PAIRS),8)
 
 worker-cost: ## Measure the CPU time and memory of a worker on PNG files of 2048², and the kernel's share (JOBS=60)
 	@scripts/setup run

@@ -34,7 +34,7 @@ use crate::waiters::Waiters;
 const CONNECTIONS: u32 = 16;
 /// Postgres connections for metrics and readiness, and to find out which jobs have ended.
 const READER_CONNECTIONS: u32 = 3;
-/// Postgres connections to hear of revoked API keys.
+/// Postgres connections on which Postgres tells which API keys were revoked.
 const LISTENER_CONNECTIONS: u32 = 1;
 /// The most Postgres connections one API process opens.
 pub const MAX_CONNECTIONS: u32 = CONNECTIONS + READER_CONNECTIONS + LISTENER_CONNECTIONS;
@@ -48,11 +48,11 @@ pub struct App {
     /// Connections that can read the rows of all tenants. They are for billing metrics, readiness, operators, and to find out which
     /// jobs have ended. A tenant's request must use them for nothing else.
     pub reader: PgPool,
-    /// A connection to hear of revoked API keys.
+    /// The connection on which Postgres tells which API keys were revoked.
     pub listener: PgPool,
-    /// The tenants of the API keys that were shown lately.
+    /// Which tenant each API key belongs to, for keys that requests have sent lately.
     pub keys: Arc<KeyCache>,
-    /// Submits that wait to be admitted together with others of their tenant.
+    /// The submits that wait to be admitted together with other submits of their tenant.
     pub groups: Groups,
     /// Where new jobs are pushed for the workers.
     pub ready_queue: ReadyQueue,
@@ -74,17 +74,17 @@ pub struct App {
     pub waiters: Waiters,
     /// The newest check of all dependencies, for `/readyz`.
     pub readiness: ReadinessCache,
-    /// The available models, and their prices.
+    /// All models, with their limits, prices and dates.
     pub catalog: Arc<Catalog>,
-    /// What a tenant may use without paying for it.
+    /// Limits of what a tenant may use without paying for it: abandoned calls, and files that are stored.
     pub unbilled_limits: UnbilledLimits,
     /// The rendered answer of `GET /v1/models`.
     pub models: ModelsCache,
     /// Origins whose web pages may call the API (CORS).
     pub cors_origins: Vec<HeaderValue>,
-    /// The public URL of the API, and the proxies that may name it.
+    /// The public URL of the API, and the trusted proxies, which may name it.
     pub public: PublicUrl,
-    /// Limits of connections and times for the two ports.
+    /// Limits of connections and timeouts of the two ports: the port of the API, and the port for metrics and health.
     pub ports: Ports,
     /// Rate limits.
     pub rates: Arc<Rates>,
@@ -108,7 +108,7 @@ impl App {
         let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)
             .context("PLATEN_BUCKET is not usable")?;
         let catalog = config.catalog()?;
-        telemetry::lifecycle(&catalog);
+        telemetry::set_shutdown_days(&catalog);
         let url = config.database_url(DatabaseRole::Api)?.expose_secret();
         let pool = database::connect(url, DatabaseRole::Api, CONNECTIONS).await;
         let pool = pool.context("cannot connect to Postgres as platen_api")?;
@@ -135,7 +135,7 @@ impl App {
             groups: Groups::default(),
             lanes: Lanes::new(&ready_queue, config.timing.lanes, &catalog),
             ready_queue,
-            bucket: if config.links.ours {
+            bucket: if config.links.through_api {
                 bucket.serve_through_api()
             } else {
                 bucket
@@ -169,7 +169,8 @@ impl App {
 }
 
 impl App {
-    /// Waits for a permit to use one Postgres connection for this tenant.
+    /// Waits for a permit to use one Postgres connection for this tenant. The connection is taken from the pool later, by the
+    /// query.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
@@ -177,10 +178,10 @@ impl App {
         self.shares.for_tenant(tenant).connection(&self.pool).await
     }
 
-    /// Admits a submit, alone or together with others of its tenant.
+    /// Admits a submit, alone or together with other submits of its tenant. `answer` makes the answer from the new job.
     ///
     /// # Errors
-    /// Returns a [`SubmitError`] if it was not admitted. After an error of the database the job may exist all the same.
+    /// Returns a [`SubmitError`] if the submit was not admitted. After an error of the database the job may exist all the same.
     pub async fn admit(
         &self,
         admission: Admission<'static>,
@@ -203,7 +204,8 @@ impl App {
     }
 }
 
-/// Parses an origin exactly as browsers send it. Wildcards are refused, because answers are meant only for clients that have a key.
+/// Checks that a text is an origin (scheme and host, perhaps with a port), as browsers send it, and returns it as a header.
+/// Wildcards are refused, because answers are meant only for clients that have a key.
 fn origin(text: &str) -> anyhow::Result<HeaderValue> {
     let host = text
         .strip_prefix("https://")

@@ -15,7 +15,7 @@ use crate::error::{Code, Problem};
 use crate::extract::single;
 use crate::rates::{Client, KeyOwner};
 
-/// The tenant whose API key was sent. A handler with this argument is not called without a valid key.
+/// The tenant whose API key was sent. A handler with this argument is called only if the key is valid and no rate limit is used up.
 #[derive(Clone, Copy, Debug)]
 pub struct Tenant(
     /// The tenant.
@@ -91,6 +91,7 @@ impl FromRequestParts<Arc<App>> for Operator {
     }
 }
 
+/// The client of a request. [`limit_rate`](crate::request::limit_rate) has recorded it for every request that needs a key.
 fn client(parts: &Parts) -> Client {
     parts.extensions.get().cloned().unwrap_or_default()
 }

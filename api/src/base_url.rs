@@ -56,14 +56,14 @@ impl PublicUrl {
     }
 }
 
-/// Checks a base URL. Returns it with its host in lower case and without a slash at the end, so that a path can be appended; `None`
-/// if it is not one.
+/// Checks a base URL. Returns it with its host in lower case and without a slash at the end, so that a path can be appended.
+/// Returns `None` if the text is not an `http` or `https` URL, or has a user, a query or a fragment.
 fn base_url(text: &str) -> Option<String> {
     let uri: Uri = text.parse().ok()?;
-    let plain = uri.query().is_none() && !text.contains('#');
-    let known = ["http", "https"].contains(&uri.scheme_str()?);
+    let has_query_or_fragment = uri.query().is_some() || text.contains('#');
+    let is_http = ["http", "https"].contains(&uri.scheme_str()?);
     let host = host(uri.authority()?.as_str())?;
-    (plain && known).then(|| {
+    (is_http && !has_query_or_fragment).then(|| {
         let path = uri.path().trim_end_matches('/');
         format!("{}://{host}{path}", uri.scheme_str().unwrap_or_default())
     })
@@ -83,7 +83,7 @@ pub struct Connection {
 pub struct BaseUrl(String);
 
 impl BaseUrl {
-    /// Finds the base URL for the links in the answer to one request.
+    /// Finds the base URL for the links in the answer to one request. It is empty if nothing that is trusted names one.
     pub(crate) fn from_request(
         public: &PublicUrl,
         connection: Option<Connection>,
@@ -100,6 +100,7 @@ impl BaseUrl {
             Some(Connection { peer, .. }) if public.trusts(peer) => {
                 forwarded(public, headers, sent_host)
             }
+            // This port speaks plain HTTP. Only a proxy can add TLS.
             _ => sent_host
                 .filter(|host| is_this_machine(host, connection))
                 .map(|host| ("http", host)),
@@ -120,7 +121,7 @@ fn host(text: &str) -> Option<String> {
     is_host_only.then(|| host.to_string().to_ascii_lowercase())
 }
 
-/// Whether a host names this machine: a loopback name or address with any port, or the address that was called.
+/// Whether a host names this machine: a loopback name or address with any port, or the local address and port of the connection.
 fn is_this_machine(host: &str, connection: Option<Connection>) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;
@@ -143,30 +144,34 @@ fn is_this_machine(host: &str, connection: Option<Connection>) -> bool {
 pub(crate) struct Hop {
     /// The address from which the proxy got the request.
     pub(crate) from: Option<IpAddr>,
+    /// The scheme of the request that the proxy got, in lower case.
     scheme: Option<String>,
+    /// The host that the request to the proxy named. It is not parsed yet.
     host: Option<String>,
 }
 
-/// Finds scheme and host in what the trusted proxies wrote. For each of the two, the outermost proxy that names it decides. Returns
-/// `None` if the headers contradict each other or cannot be read.
+/// Finds scheme and host in what the trusted proxies wrote. For each of the two, the outermost proxy that names it (the one nearest
+/// to the client) decides. If no proxy names a scheme, it is `http`; if none names a host, it is `sent_host`. Returns `None` if the
+/// headers contradict each other, if one cannot be read, or if no host is known.
 fn forwarded(
     public: &PublicUrl,
     headers: &HeaderMap,
     sent_host: Option<String>,
 ) -> Option<(&'static str, String)> {
-    let standard = combine_trusted_hops(public, parse_forwarded(headers))?;
-    let x_forwarded = combine_trusted_hops(public, parse_x_forwarded(headers))?;
-    // A proxy that sets only one kind of header passes the other kind on as the client wrote it. So a contradiction is refused.
+    let from_forwarded = combine_trusted_hops(public, parse_forwarded(headers))?;
+    let from_x_forwarded = combine_trusted_hops(public, parse_x_forwarded(headers))?;
+    // A proxy that sets only one kind of header passes the other kind on as the client wrote it. So if the two kinds contradict
+    // each other, neither is believed.
     let agreed = |one: Option<String>, other: Option<String>| match (one, other) {
         (Some(one), Some(other)) if one != other => None,
         (one, other) => Some(one.or(other)),
     };
-    let scheme = match agreed(standard.scheme, x_forwarded.scheme)?.as_deref() {
+    let scheme = match agreed(from_forwarded.scheme, from_x_forwarded.scheme)?.as_deref() {
         Some("https") => "https",
         Some("http") | None => "http",
         Some(_) => return None,
     };
-    let host = agreed(standard.host, x_forwarded.host)?;
+    let host = agreed(from_forwarded.host, from_x_forwarded.host)?;
     Some((scheme, host.or(sent_host)?))
 }
 
@@ -176,6 +181,7 @@ fn forwarded(
 /// The last hop was written by our peer. Each earlier hop was written by the proxy whose address the next hop names.
 fn combine_trusted_hops(public: &PublicUrl, hops: Vec<Hop>) -> Option<Hop> {
     let mut combined = Hop::default();
+    // From the nearest proxy to the outermost one, so that a later value replaces an earlier one.
     for hop in hops.into_iter().rev() {
         if let Some(text) = hop.host {
             combined.host = Some(host(&text)?);
@@ -188,7 +194,7 @@ fn combine_trusted_hops(public: &PublicUrl, hops: Vec<Hop>) -> Option<Hop> {
     Some(combined)
 }
 
-/// The hops of `Forwarded` (RFC 7239).
+/// The hops of `Forwarded` (RFC 7239), the outermost first.
 pub(crate) fn parse_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let hops = elements(headers, &header::FORWARDED).into_iter();
     hops.map(|pairs| {
@@ -206,8 +212,8 @@ pub(crate) fn parse_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     .collect()
 }
 
-/// The hops of `X-Forwarded-For`, `-Proto` and `-Host`. The three lists are matched from their ends, where our peer has written. A
-/// shorter list says nothing about the earlier hops.
+/// The hops of `X-Forwarded-For`, `-Proto` and `-Host`, the outermost first. The three lists are matched from their ends, where our
+/// peer has written. A shorter list says nothing about the earlier hops.
 pub(crate) fn parse_x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let list = |name: &HeaderName| -> Vec<String> {
         let lines = headers.get_all(name).iter();
@@ -222,12 +228,12 @@ pub(crate) fn parse_x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
         list(&X_FORWARDED_PROTO),
         list(&X_FORWARDED_HOST),
     );
-    let hops = froms.len().max(schemes.len()).max(hosts.len());
+    let hop_count = froms.len().max(schemes.len()).max(hosts.len());
     let nth = |list: &[String], from_end: usize| {
         let index = list.len().checked_sub(from_end)?;
         list.get(index).filter(|item| !item.is_empty()).cloned()
     };
-    (1..=hops)
+    (1..=hop_count)
         .rev()
         .map(|from_end| Hop {
             from: nth(&froms, from_end).as_deref().and_then(address),

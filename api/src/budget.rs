@@ -14,20 +14,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::error::{Code, Problem, explain_image_error};
-use crate::shares::{MAX_UPLOAD_WAIT, Pool, Share, Waiting};
+use crate::shares::{MAX_UPLOAD_WAIT, Resource, Share, WaitingGuard};
 
 /// Memory that an API process needs without any large body or image, in bytes: its program, connections, and small bodies.
 const BASE_BYTES: usize = 40_000_000;
-/// Bodies up to this size are not counted.
+/// Bodies up to this size reserve no memory.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
-/// How many bytes are reserved at once for a body that does not declare its length.
+/// How many bytes a body grows by at least, each time it needs more than was reserved. A body that does not declare its length
+/// grows many times.
 const GROWTH_STEP_BYTES: usize = 1024 * 1024;
 /// The most bytes of one download that are in memory.
 pub const CHUNK_BYTES: usize = 128 * 1024;
 /// Memory that decoding an image of four megapixels takes, in bytes. One render slot is only for images up to this size.
 const SMALL_IMAGE_BYTES: usize = 48 << 20;
 
-/// The memory and the render slots of an API process. Clones share them.
+/// The memory and the render slots of an API process. Clones share them. A render slot is the right to have one image rendered.
 #[derive(Clone)]
 pub struct Budget {
     bodies: Memory,
@@ -38,6 +39,7 @@ pub struct Budget {
     slots: Arc<Semaphore>,
     /// The render slot for small images.
     small_slot: Arc<Semaphore>,
+    /// How many render slots there are, with the one for small images.
     slot_count: usize,
 }
 
@@ -63,9 +65,10 @@ impl From<Problem> for CleanError {
 }
 
 impl Budget {
-    /// Divides `max_bytes`, the most memory that the whole process may use. `slots` images of any size are rendered at once, and
-    /// one small image in addition.
+    /// Divides `max_bytes`, the most memory that the whole process may use, among bodies (an eighth), downloads (a twentieth) and
+    /// images (the rest). `slots` images of any size are rendered at once, and one small image in addition.
     pub fn within(max_bytes: usize, slots: usize) -> Self {
+        // However small `max_bytes` is, small bodies and images must fit.
         let rest = max_bytes.saturating_sub(BASE_BYTES).max(8 << 20);
         let (bodies, downloads) = (rest / 8, rest / 20);
         let memory = |part: &str, bytes: usize| {
@@ -76,6 +79,7 @@ impl Budget {
         let slots = slots.max(1);
         Self {
             bodies: memory("bodies", bodies),
+            // The label is older than the word `images`. Dashboards ask for it.
             images: memory("pictures", rest - bodies - downloads),
             downloads: memory("downloads", downloads),
             render_pool: RenderPool::new(slots + 1),
@@ -85,7 +89,7 @@ impl Budget {
         }
     }
 
-    /// How many images are rendered at once.
+    /// How many images are rendered at once, with the one small image.
     pub fn slots(&self) -> usize {
         self.slot_count
     }
@@ -95,25 +99,25 @@ impl Budget {
         self.bodies.bytes()
     }
 
-    /// Makes a permit for the body of a tenant's request. In memory the body will take `times` times its size. The permit reserves nothing until
-    /// [`BodyPermit::grow`] is called.
+    /// Makes a permit for the body of a tenant's request, which will take `times` times its size in memory. The permit reserves
+    /// nothing until [`BodyPermit::grow`] is called.
     pub fn body(&self, share: Arc<Share>, times: usize) -> BodyPermit {
         BodyPermit {
             memory: self.bodies.clone(),
             share,
             times,
             bytes: 0,
-            kib: 0,
+            reserved_kib: 0,
             held: Vec::new(),
         }
     }
 
-    /// Reserves the memory of one download, until the permit is dropped.
+    /// Reserves the memory of one download (one chunk), until the permit is dropped.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`] if no memory became free in time.
     pub async fn download(&self) -> Result<MemoryPermit, Problem> {
-        acquire(&self.downloads, CHUNK_BYTES, Pool::Downloads).await
+        acquire(&self.downloads, CHUNK_BYTES, Resource::Downloads).await
     }
 
     /// Decodes an image and encodes it again without metadata, in at most `max_bytes`. Waits until the tenant's share, a render slot
@@ -159,7 +163,7 @@ impl Budget {
         &self,
         needed: usize,
     ) -> Result<(OwnedSemaphorePermit, MemoryPermit), Problem> {
-        let _waiting = Waiting::new(Pool::Images);
+        let _waiting = WaitingGuard::new(Resource::Images);
         let slot = async {
             if needed > SMALL_IMAGE_BYTES {
                 return self.acquire_slot(&self.slots, needed).await;
@@ -171,7 +175,7 @@ impl Budget {
             }
         };
         let slot = timeout(MAX_UPLOAD_WAIT, slot).await.ok().flatten();
-        slot.ok_or_else(|| Pool::Images.overloaded())
+        slot.ok_or_else(|| Resource::Images.overloaded())
     }
 
     /// Waits for one of these slots, then for the memory. Returns `None` if no memory became free in time. The slot comes first, so
@@ -187,12 +191,20 @@ impl Budget {
     }
 }
 
-async fn acquire(memory: &Memory, bytes: usize, pool: Pool) -> Result<MemoryPermit, Problem> {
+/// Waits for memory, and counts the request as waiting in the metrics meanwhile.
+async fn acquire(
+    memory: &Memory,
+    bytes: usize,
+    resource: Resource,
+) -> Result<MemoryPermit, Problem> {
     if let Some(permit) = memory.try_acquire(bytes) {
         return Ok(permit);
     }
-    let _waiting = Waiting::new(pool);
-    memory.acquire(bytes).await.map_err(|_| pool.overloaded())
+    let _waiting = WaitingGuard::new(resource);
+    memory
+        .acquire(bytes)
+        .await
+        .map_err(|_| resource.overloaded())
 }
 
 /// The memory of one body, counted in its tenant's share and in the total.
@@ -203,13 +215,14 @@ pub struct BodyPermit {
     times: usize,
     /// The size of the body for which memory is reserved.
     bytes: usize,
-    /// The KiB that are reserved.
-    kib: usize,
+    /// The memory that is reserved, in KiB.
+    reserved_kib: usize,
+    /// The permits of the tenant's share and of the total, one pair for each growth.
     held: Vec<(OwnedSemaphorePermit, MemoryPermit)>,
 }
 
 impl BodyPermit {
-    /// Reserves the memory for a body of `bytes` bytes in total.
+    /// Reserves the memory for a body of `bytes` bytes in total. Bodies up to 64 KiB reserve nothing.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`] if no memory became free in time.
@@ -217,19 +230,20 @@ impl BodyPermit {
         if bytes <= self.bytes.max(UNCOUNTED_BYTES) {
             return Ok(());
         }
+        // The first reservation is exact, because most bodies declare their length.
         let bytes = if self.bytes == 0 {
             bytes
         } else {
             bytes.max(self.bytes + GROWTH_STEP_BYTES)
         };
         let more = (bytes - self.bytes) * self.times;
-        // A wait for more than the total could never end.
-        let more = more.min(self.memory.bytes().saturating_sub(self.kib * 1024));
+        // A wait for more than all bodies together may have could never end.
+        let more = more.min(self.memory.bytes().saturating_sub(self.reserved_kib * 1024));
         let kib = more.div_ceil(1024);
-        let share_permit = self.share.body(kib, self.kib).await?;
-        let memory_permit = acquire(&self.memory, more, Pool::Bodies).await?;
+        let share_permit = self.share.body(kib, self.reserved_kib).await?;
+        let memory_permit = acquire(&self.memory, more, Resource::Bodies).await?;
         self.held.push((share_permit, memory_permit));
-        (self.bytes, self.kib) = (bytes, self.kib + kib);
+        (self.bytes, self.reserved_kib) = (bytes, self.reserved_kib + kib);
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! Where a request comes from: the network that rate limits count, and its pseudonym in logs.
 //!
 //! The address is the peer of the connection. If the peer is a trusted proxy, the address is the last one in `X-Forwarded-For` or
-//! `Forwarded` that is not a trusted proxy. The client may have invented everything before that address.
+//! `Forwarded` that is not a trusted proxy. The client may have invented everything before that address. If the two headers name
+//! different addresses, the address is the peer's.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -38,6 +39,7 @@ impl Network {
     }
 }
 
+/// The address of the client: of the peer, or, if the peer is a trusted proxy, the one that the proxies name.
 fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     if !public.trusts(peer) {
         return peer;
@@ -47,14 +49,16 @@ fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         found(parse_x_forwarded(headers)),
         found(parse_forwarded(headers)),
     ) {
-        // A proxy that sets only one kind of header passes the other kind on as the client wrote it. So a contradiction is ignored.
+        // A proxy that sets only one kind of header passes the other kind on as the client wrote it. So if the two kinds contradict
+        // each other, neither is believed.
         (Some(one), Some(other)) if one != other => peer,
         (one, other) => one.or(other).unwrap_or(peer),
     }
 }
 
 /// Finds the last address that is not a trusted proxy. The hops are read from the end, where our peer has written. Each earlier hop
-/// was written by the proxy whose address the next hop names.
+/// was written by the proxy whose address the next hop names. If the hops end before such an address, or one has no address,
+/// returns the address that was read last; `None` if there was none.
 fn client_address(public: &PublicUrl, hops: Vec<Hop>) -> Option<IpAddr> {
     let mut last = None;
     for hop in hops.into_iter().rev() {

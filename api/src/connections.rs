@@ -37,7 +37,7 @@ use table::{Slot, SlotGuard, Table};
 
 /// Bytes of buffer for each direction of a connection. The head of a request may not be larger.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How long no connection is accepted after the system had no free file descriptor.
+/// How long no connection is accepted after the system had no free file descriptor or no memory for one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A port's name and limits.
@@ -94,8 +94,8 @@ impl Port {
 pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: CancellationToken) {
     let table = Arc::new(Table::new(port));
     let tasks = TaskTracker::new();
-    let end = CancellationToken::new();
-    let _end_on_drop = end.clone().drop_guard();
+    let abort = CancellationToken::new();
+    let _abort_on_drop = abort.clone().drop_guard();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -104,11 +104,17 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: C
         match accepted {
             Ok((stream, peer)) => {
                 if let Some(slot) = table.admit(peer.ip()) {
-                    let (closing, end) = (closing.clone(), end.clone());
-                    tasks.spawn(serve_connection(stream, router.clone(), slot, closing, end));
+                    let (closing, abort) = (closing.clone(), abort.clone());
+                    tasks.spawn(serve_connection(
+                        stream,
+                        router.clone(),
+                        slot,
+                        closing,
+                        abort,
+                    ));
                 }
             }
-            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) if may_accept_at_once(&error) => {}
             // The system has no more file descriptors or memory. Another try at once would fail, too, and the loop would use a
             // whole core. So it waits until connections are closed.
             Err(_) => {
@@ -124,8 +130,9 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: C
     tasks.wait().await;
 }
 
-/// Whether an error of `accept` concerns only the one connection that was being accepted.
-fn concerns_one_connection(error: &io::Error) -> bool {
+/// Whether `accept` can be tried again at once after this error: it concerns only the connection that was being accepted, or a
+/// signal interrupted the call.
+fn may_accept_at_once(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused
@@ -135,25 +142,26 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Answers the requests of one connection.
+/// Answers the requests of one connection. After `closing` the connection ends when no request is under way, after
+/// `abort` at once. The slot is freed at the end, when `guard` is dropped.
 async fn serve_connection(
     stream: TcpStream,
     router: Router,
     guard: SlotGuard,
     closing: CancellationToken,
-    end: CancellationToken,
+    abort: CancellationToken,
 ) {
-    // Answers are small and written at once, so waiting to fill a packet would only delay them.
+    // Each write is sent at once. Waiting to fill a packet would delay the end of an answer.
     let _ = stream.set_nodelay(true);
-    let ends = stream.peer_addr().map(|peer| Connection {
+    let addresses = stream.peer_addr().map(|peer| Connection {
         peer: peer.ip(),
         local: stream.local_addr().ok(),
     });
-    let Ok(ends) = ends else { return };
+    let Ok(addresses) = addresses else { return };
     let slot: Arc<Slot> = Arc::clone(&guard);
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ends);
+        request.extensions_mut().insert(addresses);
         let has_slot = slot.begin_request();
         let answer = router.clone().call(request);
         let slot = Arc::clone(&slot);
@@ -185,7 +193,7 @@ async fn serve_connection(
                 connection.as_mut().graceful_shutdown();
             }
             () = slot.displaced() => break,
-            () = end.cancelled() => break,
+            () = abort.cancelled() => break,
         }
     }
 }

@@ -17,7 +17,7 @@ pub fn tag(bytes: impl AsRef<[u8]>) -> HeaderValue {
     HeaderValue::from_str(&tag).expect("a hash in quotes is a header")
 }
 
-/// Content that is the same for every client, with its entity tag. The content is rendered once.
+/// Content that is the same for every client, with its entity tag, which is computed once.
 #[derive(Clone)]
 pub struct StaticContent {
     bytes: Bytes,
@@ -53,11 +53,11 @@ impl StaticContent {
 
 /// Whether the client already has the content with this tag (`If-None-Match`).
 pub fn client_has(headers: &HeaderMap, tag: &HeaderValue) -> bool {
-    lists(headers, &header::IF_NONE_MATCH, tag)
+    lists_tag(headers, &header::IF_NONE_MATCH, tag)
 }
 
 /// The answer to a request for a file of `length` bytes: all bytes (200), a range of them (206), 304 if the client has the file, or
-/// 416 if the range begins after the end of the file. `body` makes the body from a range of bytes.
+/// 416 if the range has no byte of the file. `body` makes the body from a range of bytes.
 pub fn answer(
     method: &Method,
     headers: &HeaderMap,
@@ -71,7 +71,7 @@ pub fn answer(
         let (status, range) = match range(method, headers, &tag, length) {
             RequestedRange::All => (StatusCode::OK, 0..length),
             RequestedRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-            RequestedRange::AfterEnd => return not_satisfiable(length),
+            RequestedRange::Unsatisfiable => return not_satisfiable(length),
         };
         content_response(method, status, range, length, body)
     };
@@ -86,8 +86,8 @@ pub fn answer(
 enum RequestedRange {
     All,
     Part(Range<usize>),
-    /// The range begins after the end of the file.
-    AfterEnd,
+    /// The range begins after the end of the file, or asks for its last 0 bytes.
+    Unsatisfiable,
 }
 
 /// Parses `Range`. The header counts only for GET. With `If-Range` it counts only if `If-Range` names the same bytes. A range that
@@ -111,17 +111,18 @@ fn range(method: &Method, headers: &HeaderMap, tag: &HeaderValue, length: usize)
     };
     // A number that does not fit into `usize` is after the end of every file.
     let number = |text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| text.parse().unwrap_or(usize::MAX))
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse().unwrap_or(usize::MAX))
     };
     let range = match (number(first), number(last)) {
         (Some(first), None) if last.is_empty() => first..length,
         (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(length),
+        // `-500` asks for the last 500 bytes.
         (None, Some(suffix)) if first.is_empty() => length.saturating_sub(suffix)..length,
         _ => return RequestedRange::All,
     };
     if range.start >= length || range.is_empty() {
-        return RequestedRange::AfterEnd;
+        return RequestedRange::Unsatisfiable;
     }
     RequestedRange::Part(range)
 }
@@ -135,6 +136,7 @@ fn content_response(
     body: impl FnOnce(Range<usize>) -> Body,
 ) -> Response {
     let content_length = HeaderValue::from(range.len());
+    // Sent only for a part, which is never empty.
     let content_range = format!(
         "bytes {}-{}/{length}",
         range.start,
@@ -163,12 +165,12 @@ fn not_satisfiable(length: usize) -> Response {
 }
 
 /// Whether a header that lists tags has this tag, or `*`.
-fn lists(headers: &HeaderMap, name: &HeaderName, tag: &HeaderValue) -> bool {
+fn lists_tag(headers: &HeaderMap, name: &HeaderName, tag: &HeaderValue) -> bool {
     let lines = headers.get_all(name).iter();
     let tags = lines
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','));
-    // `If-None-Match` compares weakly (RFC 9110, 13.1.2).
+    // `If-None-Match` compares weakly (RFC 9110, 13.1.2), so the `W/` of a weak tag is ignored.
     tags.map(|listed| listed.trim().trim_start_matches("W/"))
         .any(|listed| listed == "*" || listed.as_bytes() == tag.as_bytes())
 }

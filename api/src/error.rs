@@ -117,10 +117,12 @@ codes! {
 pub struct Problem {
     code: Code,
     detail: String,
+    /// What is wrong with the body; empty for all codes but [`Code::InvalidRequest`].
     errors: Vec<Violation>,
     /// Members that only this code has, such as `needed` and `available`.
     members: Map<String, Value>,
-    /// The value of `Retry-After`, in seconds.
+    /// The value of `Retry-After`, in seconds. If it is `None`, a 503 has the usual value, and other answers do not have the
+    /// header.
     retry_after: Option<u64>,
 }
 
@@ -132,7 +134,7 @@ const MAX_NAME_LENGTH: usize = 100;
 const MAX_PATH_LENGTH: usize = 500;
 /// The most characters of a detail.
 const MAX_DETAIL_LENGTH: usize = 2_000;
-/// The value of `Retry-After` of every 503, in seconds.
+/// The value of `Retry-After` of a 503 that has no value of its own, in seconds.
 const UNAVAILABLE_RETRY_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
 /// Shortens a client's name or value for an error: to 100 characters, with `…` at the end if it was longer.
@@ -183,10 +185,11 @@ impl Problem {
         }
     }
 
-    /// Makes a problem of [`Code::CancelAllowanceUsed`], with `Retry-After`. `detail` says what the client can do until then.
-    pub fn allowance_used(used: AllowanceUsage, detail: impl std::fmt::Display) -> Self {
-        let calls = used.calls;
-        let seconds = used.retry_after.as_secs().max(1);
+    /// Makes a problem of [`Code::CancelAllowanceUsed`], with `Retry-After`. `detail` says what the client can do until
+    /// more calls may be abandoned.
+    pub fn allowance_used(usage: AllowanceUsage, detail: impl std::fmt::Display) -> Self {
+        let calls = usage.calls;
+        let seconds = usage.retry_after.as_secs().max(1);
         Self {
             retry_after: Some(seconds),
             ..Self::new(
@@ -303,7 +306,7 @@ pub struct ProblemBody {
     pub errors: Vec<Violation>,
 }
 
-/// Says what is wrong with an image that a client sent, and what to do about it.
+/// Says what is wrong with an image that a client sent, and, if that helps, what to do about it.
 pub fn explain_image_error(error: &ImagingError) -> String {
     let problem = sentence(error);
     match error {
@@ -314,7 +317,7 @@ pub fn explain_image_error(error: &ImagingError) -> String {
     }
 }
 
-/// Writes an error as a sentence: with a capital letter and one full stop.
+/// Writes an error as a sentence: with a capital letter at its beginning, and a full stop if it does not end with `.`, `!` or `?`.
 pub fn sentence(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
     let ends = text.ends_with(['.', '!', '?']);

@@ -5,8 +5,8 @@
 //! meanwhile wait in a queue. When the task has committed, it takes all that wait, up to [`MAX_MEMBERS`], and ends when none waits.
 //! Each submit gets a result of its own; [`common::admission::admit_all`] says what happens if one of them fails.
 //!
-//! The task belongs to no request. A client that goes away while it waits is taken out of the queue. One that goes away later
-//! changes nothing: its job is admitted, and it gets the answer when it repeats the request.
+//! The task belongs to no request. If a client goes away while its submit waits, the submit is taken out of the queue. If it goes
+//! away later, the job is admitted all the same, and the client gets the answer when it repeats the request.
 //!
 //! A queue is for one process. Between processes the lock of the wallet decides, as it does between a submit and a settlement.
 
@@ -15,7 +15,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::admission::{self, Admission, AdmissionError, Admitted, Member};
+use common::admission::{self, Admission, AdmissionError, AdmissionRequest, Admitted};
 use domain::id::TenantId;
 use domain::idempotency::Answer;
 use domain::job::Job;
@@ -26,49 +26,51 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Problem;
-use crate::shares::{Pool, Queued, Shares};
+use crate::shares::{Queued, Resource, Shares};
 
 /// The most submits that one transaction admits.
 const MAX_MEMBERS: usize = 100;
 /// The longest that a submit waits until its transaction begins.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// The time between two attempts to get a connection, while too many requests of the tenant wait.
+/// The time between two attempts to get a connection, while other requests of the tenant use all its permits.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Makes the answer to a submit from its job.
 pub type AnswerFn = fn(&Job) -> Answer;
 
-/// The submits of all tenants that wait. Clones share them.
+/// The waiting submits of all tenants. Clones share them.
 #[derive(Clone, Default)]
 pub struct Groups {
     queues: Arc<Mutex<HashMap<TenantId, Queue>>>,
 }
 
-/// The submits of a tenant that wait. A queue exists while a task works for its tenant.
+/// The waiting submits of one tenant. A queue exists while a task admits submits of its tenant.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Submit>,
     /// The number of the next submit.
-    next: u64,
+    next_number: u64,
 }
 
 /// A submit that waits.
 struct Submit {
+    /// The number of the submit in its queue.
     number: u64,
     admission: Admission<'static>,
     answer: AnswerFn,
+    /// Where the task sends the result. It is closed if the client is gone.
     result: oneshot::Sender<Result<Admitted, AdmissionError>>,
-    /// Counts it towards the queue of its tenant; `None` for the one that began the task.
+    /// Counts the submit as waiting. `None` for the submit that began the task, because the task itself waits for the permits.
     _queued: Option<Queued>,
 }
 
 /// Why a submit was not admitted.
 #[derive(Debug)]
 pub enum SubmitError {
-    /// It waited too long, or too many of its tenant's requests wait already. Nothing was written.
+    /// The submit waited too long, or too many of its tenant's requests wait already. Nothing was written.
     Overloaded(Problem),
-    /// A check or Postgres refused it.
+    /// A check or Postgres refused the submit.
     Refused(AdmissionError),
 }
 
@@ -81,7 +83,7 @@ impl From<SubmitError> for Problem {
     }
 }
 
-/// What the task of a tenant needs.
+/// What a task that admits submits needs.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// Connections as `platen_api`.
@@ -93,10 +95,10 @@ pub struct Context<'a> {
 }
 
 impl Groups {
-    /// Admits a submit, alone or together with others of its tenant.
+    /// Admits a submit, alone or together with other submits of its tenant. `answer` makes the answer from the new job.
     ///
     /// # Errors
-    /// Returns a [`SubmitError`] if it was not admitted. After an error of the database the job may exist all the same.
+    /// Returns a [`SubmitError`] if the submit was not admitted. After an error of the database the job may exist all the same.
     pub async fn admit(
         &self,
         context: Context<'_>,
@@ -104,15 +106,20 @@ impl Groups {
         answer: AnswerFn,
     ) -> Result<Admitted, SubmitError> {
         let tenant = admission.tenant;
-        let (sender, mut result) = oneshot::channel();
+        let (sender, mut receiver) = oneshot::channel();
         let number = {
             let mut queues = self.queues();
-            let busy = queues.contains_key(&tenant);
-            let queued = busy.then(|| context.shares.for_tenant(tenant).enter(Pool::Wallet));
+            let has_task = queues.contains_key(&tenant);
+            let queued = has_task.then(|| {
+                context
+                    .shares
+                    .for_tenant(tenant)
+                    .enter_queue(Resource::Wallet)
+            });
             let queued = queued.transpose().map_err(SubmitError::Overloaded)?;
             let queue = queues.entry(tenant).or_default();
-            let number = queue.next;
-            queue.next += 1;
+            let number = queue.next_number;
+            queue.next_number += 1;
             queue.waiting.push_back(Submit {
                 number,
                 admission,
@@ -120,7 +127,7 @@ impl Groups {
                 result: sender,
                 _queued: queued,
             });
-            if !busy {
+            if !has_task {
                 let task = Task {
                     groups: self.clone(),
                     tenant,
@@ -131,13 +138,13 @@ impl Groups {
             }
             number
         };
-        let result = match timeout(MAX_WAIT, &mut result).await {
+        let result = match timeout(MAX_WAIT, &mut receiver).await {
             Ok(result) => result,
             Err(_) if self.withdraw(tenant, number) => {
-                return Err(SubmitError::Overloaded(Pool::Wallet.overloaded()));
+                return Err(SubmitError::Overloaded(Resource::Wallet.overloaded()));
             }
-            // Its transaction has begun, and ends soon in one way or the other.
-            Err(_) => result.await,
+            // The submit is in a transaction that has begun, and that ends soon in one way or the other.
+            Err(_) => receiver.await,
         };
         // Without a result the task has panicked, and it is not known what Postgres did.
         let result = result.unwrap_or_else(|_| {
@@ -169,13 +176,13 @@ impl Groups {
 struct Task {
     groups: Groups,
     tenant: TenantId,
-    /// Whether the queue is gone. A newer one may belong to another task.
+    /// Whether this task has removed its queue. A queue that the tenant has later belongs to another task.
     ended: bool,
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        // After a panic. The submits that wait get no result, and the next one begins another task.
+        // The task has panicked. The submits that wait get no result, and the next submit begins another task.
         if !self.ended {
             self.groups.queues().remove(&self.tenant);
         }
@@ -183,11 +190,12 @@ impl Drop for Task {
 }
 
 impl Task {
+    /// Admits the submits in the queue, group by group, until none waits.
     async fn run(mut self, pool: PgPool, shares: Shares) {
         let share = shares.for_tenant(self.tenant);
         loop {
-            // Others of the tenant may hold the permits: cancellations and uploads. Submits join the queue meanwhile. Those that
-            // wait too long leave it by themselves.
+            // Other requests of the tenant, such as cancellations and uploads, may hold the permits. Submits join the queue
+            // meanwhile. A submit that waits too long leaves the queue by itself.
             let connection = share.wallet(&pool).await;
             let Some(group) = self.take(connection.is_ok()) else {
                 return;
@@ -197,14 +205,14 @@ impl Task {
                 continue;
             };
             API_SUBMIT_GROUP.observe(u32::try_from(group.len()).map_or(f64::MAX, f64::from));
-            let members: Vec<Member<'_>> = group
+            let requests: Vec<AdmissionRequest<'_>> = group
                 .iter()
-                .map(|submit| Member {
+                .map(|submit| AdmissionRequest {
                     admission: &submit.admission,
                     answer: &submit.answer,
                 })
                 .collect();
-            let results = admission::admit_all(&connection, self.tenant, &members).await;
+            let results = admission::admit_all(&connection, self.tenant, &requests).await;
             drop(connection);
             for (submit, result) in group.into_iter().zip(results) {
                 // If the client is gone, nobody wants the result.
@@ -213,8 +221,8 @@ impl Task {
         }
     }
 
-    /// Takes the submits that wait, without those whose client is gone; none if there is no connection for them. Returns `None`,
-    /// and ends the queue, if no submit waits.
+    /// Takes up to [`MAX_MEMBERS`] submits out of the queue; without a connection for them, takes none and returns an empty list.
+    /// Drops the submits whose client is gone. Returns `None`, and removes the queue, if no submit waits.
     fn take(&mut self, has_connection: bool) -> Option<Vec<Submit>> {
         let mut queues = self.groups.queues();
         let queue = queues.get_mut(&self.tenant)?;

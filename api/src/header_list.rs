@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderName};
 /// A name in lower case, and its value without quotes.
 pub type Pair = (String, Option<String>);
 
-/// The elements of a header, in order. Lines that are not ASCII text are skipped.
+/// The elements of a header, in order, each as its pairs. Elements without a pair, and lines that are not ASCII text, are skipped.
 pub fn elements(headers: &HeaderMap, name: &HeaderName) -> Vec<Vec<Pair>> {
     let lines = headers.get_all(name).iter();
     let lines = lines.filter_map(|line| line.to_str().ok());
@@ -32,7 +32,7 @@ fn pair(text: &str) -> Pair {
     (name.trim().to_ascii_lowercase(), value)
 }
 
-/// Splits a text at separators outside quotes. Empty parts are left out.
+/// Splits a text at each separator that is not in quotes. Blank parts are left out.
 fn split(text: &str, separator: char) -> Vec<&str> {
     let (mut parts, mut begin) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);

@@ -27,12 +27,14 @@ pub const DESCRIPTION: &str = "1 to 255 visible ASCII characters; a key is gener
 /// The idempotency key of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
+    /// The key, without quotes.
     value: String,
     /// Whether the client sent the key. Only then can an earlier answer exist.
     pub sent: bool,
 }
 
 impl IdempotencyKey {
+    /// Reads the key in the header, or makes a new one if there is no header.
     fn parse(header: Option<&HeaderValue>) -> Result<Self, Problem> {
         let Some(header) = header else {
             return Ok(Self {
@@ -44,6 +46,7 @@ impl IdempotencyKey {
         // accepted.
         let key = header.to_str().ok().map(|text| match text {
             quoted if quoted.starts_with('"') => match unquoted(quoted) {
+                // The closing quote is missing. The empty key is refused below.
                 inner if inner == quoted => String::new(),
                 inner => inner,
             },
@@ -67,7 +70,7 @@ impl IdempotencyKey {
         }
     }
 
-    /// Writes the answer to the first request with this key.
+    /// Makes the response to the first request with this key.
     pub fn answer(&self, answer: Answer) -> Response {
         let Ok(status) = StatusCode::from_u16(answer.status) else {
             tracing::error!(
@@ -100,7 +103,7 @@ impl IdempotencyKey {
         response
     }
 
-    /// Writes a stored answer for a repeated request, and marks it as repeated.
+    /// Makes the response to a repeated request from its stored answer, and marks it as repeated.
     pub fn replay(&self, answer: Answer) -> Response {
         let mut response = self.answer(answer);
         response

@@ -30,9 +30,10 @@ pub struct FileLink {
 }
 
 impl FileLink {
-    /// Makes a link that works for `lifetime`. It leads to the store if the store signs links, else to this API. If the store fails to
-    /// sign, the API serves the file instead.
+    /// Makes a link to `file` that works for `lifetime`. It leads to the store if the store signs links, else to this API. If the
+    /// store fails to sign, the API serves the file instead.
     pub async fn to(app: &App, base: &BaseUrl, file: File<'_>, lifetime: Duration) -> Self {
+        // Signatures name whole seconds.
         let now = clock::now().replace_nanosecond(0);
         let now = now.expect("0 is a valid number of nanoseconds");
         let disposition = ContentDisposition {

@@ -14,6 +14,7 @@ pub(crate) use complete::body_schemas;
 use complete::complete;
 pub use complete::make_nullable;
 
+// What the document says besides its routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -34,6 +35,7 @@ pub use complete::make_nullable;
 )]
 struct Base;
 
+/// Adds the two kinds of keys: of tenants, and of operators.
 struct SecuritySchemes;
 
 impl Modify for SecuritySchemes {

@@ -1,6 +1,7 @@
 //! Lists: the parameters that choose a page, and the page itself.
 //!
-//! Every list is newest first. A client asks for `limit` items and continues with `starting_after`, the id of the last item it has.
+//! A list that has pages begins with the item that was added last. A client asks for `limit` items and continues with
+//! `starting_after`, the id (or the number) of the last item it has. A list without pages is a [`List`].
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -54,7 +55,7 @@ impl<'de> Deserialize<'de> for Limit {
     }
 }
 
-/// The number of the last line a client has, in a list whose lines are numbered.
+/// The `starting_after` of a list whose lines are numbered: the number of the last line that the client has.
 #[derive(Clone, Copy, Debug)]
 pub struct LineNumber(i64);
 

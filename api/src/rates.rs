@@ -32,15 +32,20 @@ const MAX_REMEMBERED_KEYS: usize = 65_536;
 /// All limits, with the counts of everybody. A limit that is `None` is turned off.
 #[derive(Debug)]
 pub struct Rates {
+    /// Requests from each network.
     address: Option<Quota>,
+    /// Requests with a wrong key from each network.
     failures: Option<Quota>,
+    /// Requests of each tenant.
     tenant: Option<Quota>,
+    /// Requests with each API key.
     key: Option<Quota>,
     /// The hasher has a random seed, so that no client can choose with which other client it shares a counter.
     hasher: RandomState,
     /// Hashes of credentials that were valid at their last check. They are checked again even if their address has sent too many
     /// wrong keys, so that others with the same address cannot lock a tenant out.
     accepted: Mutex<HashSet<u64>>,
+    /// The time from which the quotas count.
     started: Instant,
     pseudonyms: Pseudonyms,
     failure_log: OncePerSecond,
@@ -49,12 +54,14 @@ pub struct Rates {
 /// Where a request comes from, and the results of the limits so far. Every request has a `Client` as an extension.
 #[derive(Clone, Default)]
 pub struct Client {
+    /// The network of the client; `None` if it is not known. Then no limit per network applies.
     network: Option<Network>,
-    notes: Arc<Mutex<Vec<Note>>>,
+    /// The results, in the order in which the limits were checked. Clones share them.
+    results: Arc<Mutex<Vec<LimitResult>>>,
 }
 
 /// The result of one limit: its policy, its name, and the client's status.
-type Note = (Arc<str>, &'static str, QuotaStatus);
+type LimitResult = (Arc<str>, &'static str, QuotaStatus);
 
 /// Whose key a route needs.
 #[derive(Clone, Copy, Debug, strum::IntoStaticStr)]
@@ -92,8 +99,8 @@ impl Rates {
         }
     }
 
-    /// Checks whether credentials may be looked up. They may not if their address has sent too many wrong credentials, unless these
-    /// credentials were valid before.
+    /// Checks whether credentials may be looked up, without counting anything. They may not if their address has sent too many
+    /// wrong credentials, unless these credentials were valid when they were last checked.
     ///
     /// # Errors
     /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
@@ -102,17 +109,17 @@ impl Rates {
             return Ok(());
         };
         let status = quota.peek(self.hasher.hash_one(network), self.started.elapsed());
-        let accepted = || {
+        let was_accepted = || {
             let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
             accepted.contains(&self.hasher.hash_one(credentials))
         };
-        if status.refused.is_some() && !accepted() {
-            return client.note(quota, status);
+        if status.refused.is_some() && !was_accepted() {
+            return client.record(quota, status);
         }
         Ok(())
     }
 
-    /// Counts and logs credentials that are wrong.
+    /// Counts and logs wrong credentials, and forgets that they were valid before.
     pub fn record_failure(&self, client: &Client, owner: KeyOwner, credentials: &str) {
         FAILED_AUTHENTICATIONS
             .with_label_values(&[owner.as_str()])
@@ -124,13 +131,13 @@ impl Rates {
         if let (Some(quota), Some(network)) = (&self.failures, client.network) {
             quota.take(self.hasher.hash_one(network), self.started.elapsed());
         }
-        let address = client.network.map(|network| self.pseudonyms.of(network));
+        let pseudonym = client.network.map(|network| self.pseudonyms.of(network));
         self.failure_log.log(move |failures| {
-            let address = address.unwrap_or_default();
+            let pseudonym = pseudonym.unwrap_or_default();
             tracing::warn!(
                 failures,
-                address,
-                "Refused {failures} requests with a wrong key within a second; the first came from {address}"
+                address = pseudonym,
+                "Refused {failures} requests with a wrong key within a second; the first came from {pseudonym}"
             );
         });
     }
@@ -139,17 +146,18 @@ impl Rates {
     pub fn remember(&self, credentials: &str) {
         let credentials = self.hasher.hash_one(credentials);
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        // Forgetting them is harmless: a valid key then has to wait only if its address also sends many wrong keys.
+        // Forgetting all of them is harmless: until its next success, a valid key is refused only if its address also sends many
+        // wrong keys.
         if accepted.len() >= MAX_REMEMBERED_KEYS {
             accepted.clear();
         }
         accepted.insert(credentials);
     }
 
-    /// Counts a request of a tenant with a valid key.
+    /// Counts a request with a valid key, towards the limits of the key and of its tenant, and remembers the key as valid.
     ///
     /// # Errors
-    /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
+    /// Returns [`Code::RateLimited`], with the seconds to wait, if one of the two limits is used up.
     pub fn admit(
         &self,
         client: &Client,
@@ -159,15 +167,15 @@ impl Rates {
         self.remember(credentials);
         let now = self.started.elapsed();
         if let Some(quota) = &self.key {
-            client.note(quota, quota.take(self.hasher.hash_one(credentials), now))?;
+            client.record(quota, quota.take(self.hasher.hash_one(credentials), now))?;
         }
         if let Some(quota) = &self.tenant {
-            client.note(quota, quota.take(self.hasher.hash_one(tenant), now))?;
+            client.record(quota, quota.take(self.hasher.hash_one(tenant), now))?;
         }
         Ok(())
     }
 
-    /// Counts a request of an address.
+    /// Counts a request towards the limit of its network.
     ///
     /// # Errors
     /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
@@ -176,7 +184,7 @@ impl Rates {
             return Ok(());
         };
         let who = self.hasher.hash_one(network);
-        client.note(quota, quota.take(who, self.started.elapsed()))
+        client.record(quota, quota.take(who, self.started.elapsed()))
     }
 }
 
@@ -191,33 +199,33 @@ impl Client {
     pub fn new(network: Option<Network>) -> Self {
         Self {
             network,
-            notes: Arc::default(),
+            results: Arc::default(),
         }
     }
 
-    /// Keeps the result of a limit for the headers of the answer, and refuses the request if the limit is used up.
-    fn note(&self, quota: &Quota, status: QuotaStatus) -> Result<(), Problem> {
-        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.push((quota.policy(), quota.name(), status));
+    /// Keeps the result of a limit for the headers of the answer. Returns an error, and counts it, if the limit is used up.
+    fn record(&self, quota: &Quota, status: QuotaStatus) -> Result<(), Problem> {
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.push((quota.policy(), quota.name(), status));
         let Some(seconds) = status.refused else {
             return Ok(());
         };
         RATE_LIMITED.with_label_values(&[quota.name()]).inc();
-        let what = match quota.name() {
+        let problem = match quota.name() {
             "failures" => "Too many requests with a wrong key were sent from this address",
             "address" => "Too many requests were sent from this address",
             "tenant" => "Too many requests were sent by this tenant",
             _ => "Too many requests were sent with this key",
         };
-        let detail = format!("{what}: repeat this one after {seconds} seconds.");
+        let detail = format!("{problem}: repeat this one after {seconds} seconds.");
         Err(Problem::new(Code::RateLimited, detail).with("limit", quota.name()))
     }
 
     /// Writes `RateLimit-Policy` and `RateLimit`, and `Retry-After` if the request was refused.
     pub fn write_headers(&self, headers: &mut HeaderMap) {
-        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut policies, mut limits) = (String::new(), String::new());
-        for (policy, name, status) in &*notes {
+        for (policy, name, status) in &*results {
             let comma = if policies.is_empty() { "" } else { ", " };
             let QuotaStatus {
                 remaining, reset, ..
@@ -234,7 +242,10 @@ impl Client {
                 headers.insert(name, value);
             }
         }
-        let wait = notes.iter().filter_map(|(.., status)| status.refused).max();
+        let wait = results
+            .iter()
+            .filter_map(|(.., status)| status.refused)
+            .max();
         if let Some(seconds) = wait {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }

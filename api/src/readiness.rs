@@ -34,6 +34,7 @@ pub struct Dependency {
 /// The result of checking every dependency.
 #[derive(Clone, Debug)]
 pub struct CheckResult {
+    /// When the check ended.
     at: Instant,
     /// Postgres, Redis and the bucket, in this order.
     pub dependencies: Vec<Dependency>,
@@ -64,7 +65,7 @@ impl ReadinessCache {
     }
 }
 
-/// Checks all three dependencies at the same time.
+/// Checks the three dependencies at the same time.
 async fn check_all(
     reader: &PgPool,
     ready_queue: &ReadyQueue,
@@ -92,9 +93,9 @@ async fn check_all(
     }
 }
 
-/// Checks the bucket. The second value says whether files may be written to the bucket. They may not while the bucket belongs to
-/// another database or lacks its marker. A bucket that does not answer counts as usable, because it may become available again, and
-/// requests without files go on.
+/// Checks the bucket. Also returns whether it is usable, which means that files may be written to it. They may not while the bucket
+/// belongs to another database or lacks its marker. A bucket that does not answer counts as usable, because it may become available
+/// again, and requests without files go on.
 pub async fn check_bucket(owner: &OwnershipChecker) -> (Dependency, bool) {
     let mut usable = true;
     let mut bucket = check("bucket", false, async {
@@ -107,6 +108,7 @@ pub async fn check_bucket(owner: &OwnershipChecker) -> (Dependency, bool) {
         }
     })
     .await;
+    // Requests are refused only because of a bucket that is not usable, so only then is the bucket reported as required.
     bucket.required = !usable;
     (bucket, usable)
 }

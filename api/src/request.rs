@@ -31,10 +31,10 @@ use crate::rates::Client;
 /// The header with the id of the request, in requests and in answers.
 pub const ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest time until an answer; `Prefer: wait` uses at most 60 seconds of it.
+/// The longest time from a request to its answer. `Prefer: wait` uses at most 60 seconds of it.
 const TIME_LIMIT: Duration = Duration::from_secs(70);
 
-/// The slowest rate at which a body may be sent, once its fixed time is used up.
+/// The slowest rate at which a body may be sent, once its fixed time (`app.ports.body`) is used up.
 const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
 /// The id of one request: the id that the client sent if it is well formed, or else a new id.
@@ -78,22 +78,23 @@ pub async fn finish_response(
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
     request.extensions_mut().insert(id.clone());
 
-    let span =
+    let log_span =
         tracing::info_span!("request", request.id = %id.0, http.route = %route, tenant = Empty);
     let parent = traceparent(request.headers());
     // Probes are not traced, because there are so many of them that other traces would be hard to find.
-    let trace = if route.starts_with("/v1/") {
+    let trace_span = if route.starts_with("/v1/") {
         traces::request(method.as_str(), &route, parent.as_ref())
     } else {
         Span::none()
     };
-    if let Some(span) = traces::current(&trace).or(parent) {
-        request.extensions_mut().insert(span);
+    // A new job stores this `traceparent`, and its worker continues the trace.
+    if let Some(traceparent) = traces::traceparent(&trace_span).or(parent) {
+        request.extensions_mut().insert(traceparent);
     }
     let mut response = next
         .run(request)
-        .instrument(span.clone())
-        .instrument(trace.clone())
+        .instrument(log_span.clone())
+        .instrument(trace_span.clone())
         .await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = write_problem(response, &problem, &id, &path);
@@ -115,14 +116,14 @@ pub async fn finish_response(
 
     let elapsed = started.elapsed();
     let status = response.status();
-    traces::record_status(&trace, status.as_u16());
+    traces::record_status(&trace_span, status.as_u16());
     HTTP_SECONDS
         .with_label_values(&[label(&method), route.as_str(), status.as_str()])
         .observe(elapsed.as_secs_f64());
-    span.in_scope(|| {
+    log_span.in_scope(|| {
         let duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let status = status.as_u16();
-        // Requests that change something are logged as info. There are too many reads for that.
+        // POST requests are logged as info. There are too many reads for that.
         if method == Method::POST {
             tracing::info!(
                 status,
@@ -148,7 +149,7 @@ pub async fn forbid_sniffing(mut response: Response) -> Response {
     response
 }
 
-/// The caller's span. An invalid `traceparent` is ignored, as W3C Trace Context requires.
+/// The span that the client names as its own. An invalid `traceparent` is ignored, as W3C Trace Context requires.
 fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
     let sent = headers.get(domain::traceparent::HEADER)?.to_str().ok()?;
     sent.parse().ok()
@@ -165,7 +166,8 @@ fn write_problem(response: Response, problem: &Problem, id: &RequestId, path: &s
     Response::from_parts(parts, Body::from(problem.body(&id.0, path).to_string()))
 }
 
-/// The metrics label of a method. A client may send any method, but there must be few labels.
+/// The metrics label of a method. A client may send any method, but there must be few labels. The few requests with PUT and DELETE
+/// count as `other`.
 fn label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -176,7 +178,7 @@ fn label(method: &Method) -> &'static str {
     }
 }
 
-/// The layer that counts the request of each address and writes `RateLimit` headers, with the state of all limits, to the answer.
+/// The layer that counts the requests of each network, and writes the results of all limits to the answer (`RateLimit` headers).
 /// Probes are never limited.
 pub async fn limit_rate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     if matches!(request.uri().path(), "/livez" | "/readyz") {
@@ -195,7 +197,8 @@ pub async fn limit_rate(State(app): State<Arc<App>>, mut request: Request, next:
     response
 }
 
-/// The layer that ends a request which takes too long, including the time to read its body, or whose body is sent too slowly.
+/// The layer that ends a request which takes longer than 70 seconds, including the time to read its body, or whose body is sent too
+/// slowly.
 pub async fn enforce_timeout(
     State(app): State<Arc<App>>,
     request: Request,
@@ -221,19 +224,20 @@ pub async fn enforce_timeout(
     }
 }
 
-/// A request's body that fails when it is sent too slowly. It has a fixed time, and gets more time with each byte.
+/// A request's body that fails when it is sent too slowly. The client has a fixed time for it, and gets more time with each byte.
 struct TimedBody {
     body: Body,
+    /// If no more bytes have come by then, the body fails.
     deadline: Pin<Box<Sleep>>,
     /// Set when the deadline has passed.
     too_slow: Arc<AtomicBool>,
 }
 
 impl TimedBody {
-    fn new(body: Body, time: Duration, too_slow: Arc<AtomicBool>) -> Self {
+    fn new(body: Body, fixed_time: Duration, too_slow: Arc<AtomicBool>) -> Self {
         Self {
             body,
-            deadline: Box::pin(sleep(time)),
+            deadline: Box::pin(sleep(fixed_time)),
             too_slow,
         }
     }

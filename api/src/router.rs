@@ -100,8 +100,8 @@ pub fn metrics_router(app: Arc<App>) -> Router {
         .merge(process_routes())
 }
 
-/// The metrics and health of a worker. Billing metrics are not included, because they are scraped only once for the whole service,
-/// from the API.
+/// The routes of a worker's port: metrics and health. Billing metrics are not included, because they are scraped only once for the
+/// whole service, from the API.
 pub fn worker_metrics_router(worker: health::WorkerHealth) -> Router {
     Router::new()
         .route("/readyz", get(health::worker_readiness))
@@ -154,7 +154,7 @@ fn cors(app: &App) -> CorsLayer {
         .max_age(Duration::from_hours(1))
 }
 
-/// The answer when a handler has panicked. The process goes on, and the client learns nothing about the cause.
+/// The answer to a request whose handler has panicked. The process goes on, and the client learns nothing about the cause.
 fn answer_panic(_panic: Box<dyn Any + Send>) -> Response {
     tracing::error!("A handler panicked");
     Problem::from(Code::Internal).into_response()
@@ -165,7 +165,7 @@ mod tests {
     use axum::body::{Body, to_bytes};
     use axum::http::{HeaderValue, Request, StatusCode};
     use bucket::{Address, Bucket};
-    use common::config::{self, API_MEMORY, Ports, Timing};
+    use common::config::{self, DEFAULT_API_MEMORY, Ports, Timing};
     use common::files::ownership::OwnershipChecker;
     use domain::catalog::Catalog;
     use domain::tenant::ApiKey;
@@ -199,7 +199,7 @@ mod tests {
         let ready_queue = ReadyQueue::new("redis://127.0.0.1:1", "test").unwrap();
         let key = SecretString::from("0123456789".repeat(4));
         let bucket = Bucket::open(&Address::Folder(folder.path().to_owned()), key).unwrap();
-        let budget = Budget::within(API_MEMORY, 1);
+        let budget = Budget::within(DEFAULT_API_MEMORY, 1);
         let catalog = Catalog::load(None, None).unwrap();
         let app = App {
             reader: pool.clone(),

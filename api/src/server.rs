@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::connections::{self, Port};
 use crate::router::{metrics_router, router};
 
-/// How long open requests, and background work after them, may take once the API stops.
+/// How long open requests may take once the API stops, and then how long background tasks may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(25);
 /// How often the API checks Redis. Apart from this check, it uses Redis only when a job is submitted.
 const REDIS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub async fn serve(
     let port = Port::api(&ports, proxies);
     let routes = router(Arc::clone(&app));
     let api = connections::serve(listener, routes, port, closing.clone());
-    // Metrics are served to the very end, so that what is counted during the stop is scraped too.
+    // Metrics are served until the requests are answered, so that what is counted during the stop is scraped, too.
     let metrics = async {
         match metrics_listener {
             Some(listener) => {

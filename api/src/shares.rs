@@ -34,13 +34,14 @@ const MAX_QUEUED: usize = 2_000;
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// The longest wait for memory or for a render slot, which are held longer than connections.
 pub const MAX_UPLOAD_WAIT: Duration = Duration::from_secs(20);
-/// The most shares that are kept while nobody uses them. A dropped share is created again when it is needed.
+/// If there are this many shares, those that nobody uses are dropped before another one is created. A dropped share is created
+/// again when it is needed.
 const MAX_IDLE_SHARES: usize = 1_000;
 
-/// What a request waits for.
+/// What a request can wait for. Metrics call it a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Pool {
+pub enum Resource {
     /// Postgres connections.
     Connections,
     /// The lock of a tenant's wallet.
@@ -48,20 +49,22 @@ pub enum Pool {
     /// Memory for bodies.
     Bodies,
     /// Render slots and memory for images.
+    // The label is older than the word `images`. Dashboards ask for it.
     #[strum(serialize = "pictures")]
     Images,
     /// Memory for downloads.
     Downloads,
 }
 
-impl Pool {
+impl Resource {
     const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The label in metrics.
+    /// The label `pool` in metrics.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
+    /// The longest wait for it.
     fn max_wait(self) -> Duration {
         match self {
             Self::Connections | Self::Wallet => MAX_WAIT,
@@ -69,7 +72,7 @@ impl Pool {
         }
     }
 
-    /// Counts a request that waited too long or could not be queued, and returns the answer to it.
+    /// Counts a request that waited too long or could not be queued, and returns the problem to answer it with.
     pub fn overloaded(self) -> Problem {
         API_OVERLOADED.with_label_values(&[self.as_str()]).inc();
         let why = match self {
@@ -89,7 +92,7 @@ impl Pool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum ShareOwner {
     Tenant(TenantId),
-    /// Requests that send the key with this public part. Whether the key is valid is not known yet.
+    /// Requests that send the API key with this public part. Whether the key is valid is not known yet.
     Key(String),
     /// Operators, and requests without a key.
     Nobody,
@@ -101,7 +104,7 @@ pub struct Shares {
     all: Arc<Mutex<HashMap<ShareOwner, Arc<Share>>>>,
     /// The most images of one tenant that are rendered at once.
     images: usize,
-    /// The most KiB of bodies of one tenant.
+    /// The most memory for the bodies of one tenant, in KiB.
     body_kib: usize,
 }
 
@@ -116,6 +119,7 @@ pub struct Share {
     bodies: Arc<Semaphore>,
     /// How many permits `bodies` has in all.
     body_kib: usize,
+    /// How many requests wait for a permit, of all kinds together.
     queued: AtomicUsize,
 }
 
@@ -123,9 +127,9 @@ impl Shares {
     /// Gives each tenant at most half of `render_slots` and half of `body_bytes`, which are the totals of all tenants.
     pub fn new(render_slots: usize, body_bytes: usize) -> Self {
         // Counters are exported as 0 from the start: an alert needs to see a count grow.
-        for &pool in Pool::ALL {
-            API_WAITING.with_label_values(&[pool.as_str()]);
-            API_OVERLOADED.with_label_values(&[pool.as_str()]);
+        for &resource in Resource::ALL {
+            API_WAITING.with_label_values(&[resource.as_str()]);
+            API_OVERLOADED.with_label_values(&[resource.as_str()]);
         }
         Self {
             all: Arc::default(),
@@ -148,10 +152,10 @@ impl Shares {
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
-    pub async fn authentication(&self, key: &str) -> Result<OwnedSemaphorePermit, Problem> {
-        let share = self.get(ShareOwner::Key(key.to_owned()));
+    pub async fn authentication(&self, key_id: &str) -> Result<OwnedSemaphorePermit, Problem> {
+        let share = self.get(ShareOwner::Key(key_id.to_owned()));
         share
-            .acquire(&share.authentications, 1, Pool::Connections)
+            .acquire(&share.authentications, 1, Resource::Connections)
             .await
     }
 
@@ -184,13 +188,14 @@ impl Share {
         }
     }
 
-    /// Whether permits of this share are in use. They may outlive the reference to the share from which they came.
+    /// Whether permits of this share are in use. A permit may live longer than its request's reference to the share.
     fn is_in_use(&self) -> bool {
         self.connections.available_permits() < CONNECTIONS
             || self.wallet.available_permits() < WALLET_PERMITS
             || self.authentications.available_permits() < AUTHENTICATIONS
             || self.waiters.available_permits() < WAITERS
             || self.bodies.available_permits() < self.body_kib
+            // Each permit has a reference to its semaphore. How many permits for images there are in all is not known here.
             || Arc::strong_count(&self.images) > 1
     }
 
@@ -202,46 +207,47 @@ impl Share {
         self.connection_with(pool, None).await
     }
 
-    /// Does the same as [`Self::connection`], for a transaction that locks the tenant's wallet.
+    /// Does the same as [`Self::connection`], for a transaction that locks the tenant's wallet: waits for a wallet permit first.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn wallet(&self, pool: &PgPool) -> Result<Connection, Problem> {
         // The wallet comes first and the connection second, because a request that waits for the wallet must not occupy a
         // connection.
-        let wallet = self.acquire(&self.wallet, 1, Pool::Wallet).await?;
-        self.connection_with(pool, Some(wallet)).await
+        let wallet_permit = self.acquire(&self.wallet, 1, Resource::Wallet).await?;
+        self.connection_with(pool, Some(wallet_permit)).await
     }
 
+    /// Waits for a permit to use one connection, which is released together with `wallet_permit`.
     async fn connection_with(
         &self,
         pool: &PgPool,
-        wallet: Option<OwnedSemaphorePermit>,
+        wallet_permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Connection, Problem> {
-        let connection = self
-            .acquire(&self.connections, 1, Pool::Connections)
+        let connection_permit = self
+            .acquire(&self.connections, 1, Resource::Connections)
             .await?;
         Ok(Connection {
             pool: pool.clone(),
-            _permits: (connection, wallet),
+            _permits: (connection_permit, wallet_permit),
         })
     }
 
-    /// Enters the tenant's queue for `pool`, until the result is dropped.
+    /// Counts one more request that waits for `resource`, in the tenant's queue and in the metrics, until the result is dropped.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`] if too many requests wait already.
-    pub fn enter(self: &Arc<Self>, pool: Pool) -> Result<Queued, Problem> {
+    pub fn enter_queue(self: &Arc<Self>, resource: Resource) -> Result<Queued, Problem> {
         let before = self.queued.fetch_add(1, Ordering::Relaxed);
         let queued = Queued {
             share: Arc::clone(self),
-            _waiting: Waiting::new(pool),
+            _waiting: WaitingGuard::new(resource),
         };
         // If the queue is full, dropping the entry undoes the count.
         if before < MAX_QUEUED {
             Ok(queued)
         } else {
-            Err(pool.overloaded())
+            Err(resource.overloaded())
         }
     }
 
@@ -255,37 +261,38 @@ impl Share {
     /// # Errors
     /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn image(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.acquire(&self.images, 1, Pool::Images).await
+        self.acquire(&self.images, 1, Resource::Images).await
     }
 
-    /// Waits for permits for `kib` more KiB of a body that already holds `held`. One body never waits for more than the whole
-    /// share. A larger body may exceed the share.
+    /// Waits for permits for `kib` more KiB of a body that has `held_kib` KiB already. One body never waits for more than the whole
+    /// share. What a larger body needs beyond the share needs no permit.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
-    pub async fn body(&self, kib: usize, held: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let kib = kib.min(self.body_kib.saturating_sub(held));
+    pub async fn body(&self, kib: usize, held_kib: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let kib = kib.min(self.body_kib.saturating_sub(held_kib));
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
-        self.acquire(&self.bodies, kib, Pool::Bodies).await
+        self.acquire(&self.bodies, kib, Resource::Bodies).await
     }
 
+    /// Takes permits of a semaphore of this share. If they are not free, the request is queued, and counted as waiting.
     async fn acquire(
         &self,
         semaphore: &Arc<Semaphore>,
-        permits: u32,
-        pool: Pool,
+        permit_count: u32,
+        resource: Resource,
     ) -> Result<OwnedSemaphorePermit, Problem> {
-        if let Ok(permit) = Arc::clone(semaphore).try_acquire_many_owned(permits) {
+        if let Ok(permit) = Arc::clone(semaphore).try_acquire_many_owned(permit_count) {
             return Ok(permit);
         }
-        let queued = QueueEntry::enter(&self.queued).ok_or_else(|| pool.overloaded())?;
-        let _waiting = Waiting::new(pool);
-        let permit = Arc::clone(semaphore).acquire_many_owned(permits);
-        let permit = timeout(pool.max_wait(), permit).await;
+        let queued = QueueEntry::enter(&self.queued).ok_or_else(|| resource.overloaded())?;
+        let _waiting = WaitingGuard::new(resource);
+        let permit = Arc::clone(semaphore).acquire_many_owned(permit_count);
+        let permit = timeout(resource.max_wait(), permit).await;
         drop(queued);
         match permit {
             Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
-            Err(_) => Err(pool.overloaded()),
+            Err(_) => Err(resource.overloaded()),
         }
     }
 }
@@ -304,7 +311,7 @@ impl Deref for Connection {
     }
 }
 
-/// Counts a request in its tenant's queue, until it is dropped.
+/// Counts a request in its tenant's queue, until this value is dropped. It borrows the count; [`Queued`] owns the share.
 struct QueueEntry<'a>(&'a AtomicUsize);
 
 impl<'a> QueueEntry<'a> {
@@ -321,10 +328,10 @@ impl Drop for QueueEntry<'_> {
     }
 }
 
-/// Counts a request in its tenant's queue and in the metrics, until it is dropped.
+/// Counts a request in its tenant's queue and in the metrics, until this value is dropped.
 pub struct Queued {
     share: Arc<Share>,
-    _waiting: Waiting,
+    _waiting: WaitingGuard,
 }
 
 impl Drop for Queued {
@@ -333,18 +340,18 @@ impl Drop for Queued {
     }
 }
 
-/// Counts a request as waiting in the metrics, until it is dropped.
-pub struct Waiting(Pool);
+/// Counts a request as waiting in the metrics, until this value is dropped.
+pub struct WaitingGuard(Resource);
 
-impl Waiting {
-    /// Counts one more request that waits for `pool`.
-    pub fn new(pool: Pool) -> Self {
-        API_WAITING.with_label_values(&[pool.as_str()]).inc();
-        Self(pool)
+impl WaitingGuard {
+    /// Counts one more request that waits for `resource`.
+    pub fn new(resource: Resource) -> Self {
+        API_WAITING.with_label_values(&[resource.as_str()]).inc();
+        Self(resource)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingGuard {
     fn drop(&mut self) {
         API_WAITING.with_label_values(&[self.0.as_str()]).dec();
     }
@@ -358,7 +365,10 @@ mod tests {
 
     #[test]
     fn alerts_find_each_pool_by_its_label() {
-        let labels: Vec<_> = Pool::ALL.iter().map(|pool| pool.as_str()).collect();
+        let labels: Vec<_> = Resource::ALL
+            .iter()
+            .map(|resource| resource.as_str())
+            .collect();
         let known = ["connections", "wallet", "bodies", "pictures", "downloads"];
         assert_eq!(labels, known);
     }

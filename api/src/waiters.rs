@@ -16,9 +16,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Default)]
 pub struct Waiters(Arc<Mutex<WaitedJobs>>);
 
+/// The jobs whose end is awaited.
 #[derive(Default)]
 struct WaitedJobs {
-    /// For each job, the channel to the requests that wait for it.
+    /// For each job, the channel to the requests that wait for its end. `true` is sent when it has ended.
     channels: HashMap<JobId, watch::Sender<bool>>,
     /// Whether the polling task runs.
     is_polling: bool,
@@ -46,7 +47,7 @@ impl Waiters {
         let _ended = receiver.wait_for(|ended| *ended).await;
     }
 
-    /// Polls until nobody waits.
+    /// Asks Postgres again and again which of the awaited jobs have ended, until nobody waits.
     async fn poll(self, reader: PgPool) {
         loop {
             let jobs: Vec<JobId> = {

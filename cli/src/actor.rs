@@ -3,7 +3,8 @@
 
 use nix::unistd::{self, Uid, User};
 
-/// Longer names are cut to this many characters. The column of the database takes 200 characters in total.
+/// Longer names are cut to this many characters, so that the three names and the words between them fit into the column of the
+/// database, which takes 200 characters.
 const MAX_NAME_CHARS: usize = 60;
 
 /// The login of this process and the machine it runs on, such as `anna on studio-1` or `root (sudo: anna) on studio-1`.
@@ -25,7 +26,7 @@ fn login(uid: Uid) -> String {
     }
 }
 
-/// Joins the three names, each without control characters and at most [`MAX_NAME_CHARS`] long.
+/// Joins the three names, each without control characters and at most [`MAX_NAME_CHARS`] characters long.
 fn describe(login: &str, sudo: Option<&str>, host: Option<&str>) -> String {
     let short = |name: &str| {
         let printable = name.chars().filter(|letter| !letter.is_control());

@@ -64,6 +64,7 @@ impl OptionalReasonArgs {
     }
 }
 
+/// Checks the reason, and returns the actor `name`, who acts for it.
 fn actor<'a>(name: &'a str, reason: &'a str) -> anyhow::Result<Actor<'a>> {
     let reason = reason.trim();
     let length = reason.chars().count();

@@ -98,7 +98,7 @@ impl Command {
     /// Whether the command may start the private Postgres, because no database is configured or a data folder is named.
     pub fn may_start_postgres(&self) -> bool {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let is_private = [
+        let no_database_is_configured = [
             "DATABASE_URL",
             "DATABASE_API_URL",
             "DATABASE_WORKER_URL",
@@ -108,8 +108,8 @@ impl Command {
         .all(|name| !is_set(name) && !is_set(&format!("{name}_FILE")));
         match self {
             Self::Api | Self::Worker | Self::Migrate | Self::Doctor | Self::Healthy => false,
-            Self::Verify(args) => is_private || args.database.data.is_some(),
-            _ => is_private,
+            Self::Verify(args) => no_database_is_configured || args.database.data.is_some(),
+            _ => no_database_is_configured,
         }
     }
 }

@@ -27,11 +27,11 @@ pub(crate) async fn with_connection<T>(
     role: DatabaseRole,
     work: impl AsyncFnOnce(&PgPool) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let (url, private) = match (data, config.database_url(role)) {
+    let (url, private_database) = match (data, config.database_url(role)) {
         (None, Ok(url)) => (url.expose_secret().to_owned(), None),
         (data, _) => {
-            let private = Database::open(folder(data)).await?;
-            (private.database_url().to_owned(), Some(private))
+            let database = Database::open(folder(data)).await?;
+            (database.database_url().to_owned(), Some(database))
         }
     };
     let result = async {
@@ -47,13 +47,14 @@ pub(crate) async fn with_connection<T>(
         result
     }
     .await;
-    if let Some(private) = private {
-        private.close().await;
+    if let Some(database) = private_database {
+        database.close().await;
     }
     result
 }
 
-/// Opens the configured bucket, or else the bucket of the `platen up` on `data`. The returned bucket cannot sign links.
+/// Opens the configured bucket, or else the bucket in the data folder `data` (by default ./data) of a `platen up`. Also returns the
+/// bucket's address. The bucket cannot sign links.
 ///
 /// # Errors
 ///
@@ -63,6 +64,7 @@ pub(crate) fn open_bucket(
     data: Option<&Path>,
 ) -> anyhow::Result<(Address, Bucket)> {
     let address = match &config.bucket {
+        // The database is that of the data folder, so its bucket is there, too.
         None if data.is_some() || config.database_url.is_none() => {
             Address::Folder(folder(data).join("bucket"))
         }

@@ -30,6 +30,7 @@ pub fn listen(address: SocketAddr, named_by: &str, backlog: u32) -> anyhow::Resu
     })
 }
 
+/// Binds a socket to an address and listens on it.
 fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,

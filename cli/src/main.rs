@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
+/// Sets up logging and TLS, and runs the command. Errors are logged, or printed if the log does not show them.
 async fn start(command: Command) -> ExitCode {
     // The value is dropped at the end, which sends the last traces.
     let _telemetry = match telemetry::start() {

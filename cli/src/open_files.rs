@@ -27,7 +27,7 @@ pub fn raise_limit(ports: Ports) -> anyhow::Result<Ports> {
     fit(ports, files)
 }
 
-/// Lowers the number of connections so that all fit into `files` open files.
+/// Lowers the number of client connections if not all of them fit into `files` open files.
 fn fit(ports: Ports, files: u64) -> anyhow::Result<Ports> {
     let reserved = RESERVED_FILES + u64::try_from(ports.metrics)?;
     let available = usize::try_from(files.saturating_sub(reserved)).unwrap_or(usize::MAX);

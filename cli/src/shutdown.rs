@@ -36,7 +36,7 @@ fn end_now() -> ! {
     std::process::exit(INTERRUPTED_EXIT_CODE)
 }
 
-/// Returns a token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.
+/// Returns a token that is canceled by Ctrl-C or SIGTERM. A second signal ends the process at once.
 ///
 /// A separate thread waits for the signals, because the second signal must work even if the rest of the process hangs or is about
 /// to end.
@@ -73,7 +73,7 @@ pub fn stop_signal() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Runs a program to its end. A thread that is still blocked three seconds later is abandoned.
+/// Runs `program` to its end, and returns its result. A thread that is still blocked three seconds later is abandoned.
 ///
 /// # Errors
 ///

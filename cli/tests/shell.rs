@@ -58,6 +58,21 @@ fn an_unusable_variable_is_named() {
             spaces.as_str(),
             "PLATEN_SIGNING_KEY is not usable: it is blank",
         ),
+        (
+            "PLATEN_MASTER_KEYS",
+            "2026:0a0b",
+            "PLATEN_MASTER_KEYS is not usable: the key \"2026\" is not 64 hexadecimal digits",
+        ),
+        (
+            "PLATEN_PRIVATE_NETWORKS",
+            "10.0.0.0/8,0.0.0.0/0",
+            "PLATEN_PRIVATE_NETWORKS is not usable: 0.0.0.0/0 is not a private network",
+        ),
+        (
+            "PLATEN_PRIVATE_NETWORKS",
+            "169.254.169.254",
+            "PLATEN_PRIVATE_NETWORKS is not usable: 169.254.169.254/32 is not a private network",
+        ),
     ] {
         let output = platen(&["doctor"], &[(name, value)]).output().unwrap();
         failed(&output, why);
@@ -78,6 +93,35 @@ fn an_unusable_variable_is_named() {
         &output,
         "GEMINI_API_KEY is not usable: it begins or ends with white space",
     );
+}
+
+#[test]
+fn doctor_names_master_keys_and_private_networks() {
+    let says = |environment: &[(&str, &str)]| {
+        text(&platen(&["doctor"], environment).output().unwrap().stdout)
+    };
+    let unset = says(&[]);
+    assert!(
+        unset.contains("note    PLATEN_MASTER_KEYS is not set"),
+        "{unset}"
+    );
+    assert!(
+        unset.contains("ok      URLs given by customers lead to public addresses only"),
+        "{unset}"
+    );
+    let keys = format!("2027:{},2026:{}", "0c0d".repeat(16), "0a0b".repeat(16));
+    let set = says(&[
+        ("PLATEN_MASTER_KEYS", keys.as_str()),
+        ("PLATEN_PRIVATE_NETWORKS", "10.1.0.0/16, 127.0.0.1"),
+    ]);
+    let line =
+        "ok      secrets are encrypted with the master key 2027, and decrypted with 2026 as well";
+    assert!(set.contains(line), "{set}");
+    assert!(
+        set.contains("may lead into 10.1.0.0/16, 127.0.0.1/32"),
+        "{set}"
+    );
+    assert!(!set.contains("0a0b") && !set.contains("0c0d"), "{set}");
 }
 
 #[test]

@@ -257,6 +257,8 @@ async fn data_survive_a_restart_and_a_second_platen_is_refused() {
     let id = up.submit().await;
     up.ended(&id, Duration::from_secs(20)).await;
     let key = up.ready["key"].clone();
+    let master_key = std::fs::read_to_string(data.join("master.key")).unwrap();
+    assert_eq!(master_key.len(), 64);
 
     let second = platen(data)
         .args(["up", "--port", "0", "--data"])
@@ -272,6 +274,8 @@ async fn data_survive_a_restart_and_a_second_platen_is_refused() {
 
     let up = Up::start(data).await;
     assert_eq!(up.ready["key"], key);
+    let same = std::fs::read_to_string(data.join("master.key")).unwrap();
+    assert_eq!(same, master_key);
     assert_eq!(
         up.get(&format!("/v1/jobs/{id}")).await["state"],
         "succeeded"

@@ -39,9 +39,9 @@ use domain::traceparent::TraceParent;
 use plan::{Decision, Plan};
 use storage::database;
 
-/// Most requests of [`admit_all`] that share a transaction. Other requests of the tenant wait for the
-/// wallet's lock meanwhile, for about a fifth of a second.
-const MAX_TOGETHER: usize = 500;
+/// Most requests of [`admit_all`] that share a transaction. Other requests of the tenant wait for
+/// the wallet's lock meanwhile, for about a fifth of a second.
+const MAX_SET_SIZE: usize = 500;
 
 /// A parsed and quoted request to create a job.
 #[derive(Debug)]
@@ -66,8 +66,8 @@ pub struct Admission<'a> {
     pub run_at: Option<OffsetDateTime>,
     /// Time from the earliest start to the deadline.
     pub cancel_after: Duration,
-    /// Longest time that one call of the model may take. A job with a shorter deadline can abandon
-    /// a call that has begun.
+    /// Longest time that one call of the model may take. A job whose `cancel_after` is shorter can
+    /// abandon a call that has begun.
     pub model_timeout: Duration,
     /// The failed job that this one repeats, if an operator ordered that.
     pub redrive: Option<Redrive<'a>>,
@@ -145,25 +145,26 @@ pub enum AdmissionError {
     /// The price is above the largest amount that one hold may have.
     #[error(transparent)]
     Amount(#[from] InvalidCredits),
-    /// Postgres failed. If the connection broke during the commit, the job may exist all the same: a
-    /// client that repeats its request with the same key gets the answer.
+    /// Postgres failed. If the connection broke during the commit, the job may exist all the same:
+    /// a client that repeats its request with the same key gets the answer.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// A request, and how it is answered.
+/// A request for [`admit_all`], and how it is answered.
 #[derive(Clone, Copy)]
-pub struct Member<'a> {
+pub struct AdmissionRequest<'a> {
     /// The request.
     pub admission: &'a Admission<'a>,
     /// Makes the answer to the client from the new job. The answer is stored under the idempotency
-    /// key, and a repeated request gets it again. It may be called again if the job was not written.
+    /// key, and a repeated request gets it again. If the job was not written, this may be called
+    /// again.
     pub answer: &'a (dyn Fn(&Job) -> Answer + Send + Sync),
 }
 
 /// Creates a job: checks every limit, holds the credits, and writes the job and the answer.
 ///
-/// `answer` makes the answer to the client, as in [`Member`].
+/// `answer` makes the answer to the client, as in [`AdmissionRequest`].
 ///
 /// # Errors
 /// Returns an [`AdmissionError`] if a check fails; nothing is written in that case.
@@ -173,13 +174,13 @@ pub async fn admit(
     answer: impl Fn(&Job) -> Answer + Send + Sync,
 ) -> Result<Admitted, AdmissionError> {
     let answer = &answer;
-    let member = Member { admission, answer };
-    let mut results = admit_all(pool, admission.tenant, &[member]).await;
+    let request = AdmissionRequest { admission, answer };
+    let mut results = admit_all(pool, admission.tenant, &[request]).await;
     results.pop().expect("one result for each request")
 }
 
-/// Admits requests of one tenant as if they came one after the other, and returns a result for each,
-/// in their order. `tenant` is the tenant of all of them.
+/// Admits requests of one tenant as if they came one after the other, and returns a result for
+/// each, in their order. `tenant` is the tenant of all of them.
 ///
 /// Up to 500 requests share a transaction: their jobs are created together or not at all. If a
 /// request of such a set fails a check, the others are admitted without it. If Postgres refuses to
@@ -189,17 +190,18 @@ pub async fn admit(
 pub async fn admit_all(
     pool: &PgPool,
     tenant: TenantId,
-    members: &[Member<'_>],
+    requests: &[AdmissionRequest<'_>],
 ) -> Vec<Result<Admitted, AdmissionError>> {
-    let mut results = Vec::with_capacity(members.len());
+    let mut results = Vec::with_capacity(requests.len());
     // Sets that are still to be admitted; the next one is the last.
-    let mut sets: Vec<&[Member<'_>]> = members.chunks(MAX_TOGETHER).rev().collect();
+    let mut sets: Vec<&[AdmissionRequest<'_>]> = requests.chunks(MAX_SET_SIZE).rev().collect();
     while let Some(set) = sets.pop() {
-        match admit_set_twice(pool, tenant, set).await {
+        match admit_set_with_retry(pool, tenant, set).await {
             Ok(admitted) => results.extend(admitted),
             Err(error) if set.len() == 1 => results.push(Err(error.into())),
             Err(error) if database::is_transient(&error) => {
-                // The error cannot be copied. This one means the same: a later try may succeed.
+                // The error cannot be copied for each request. An error of IO means the same: a
+                // later try may succeed.
                 let error = error.to_string();
                 results.extend(set.iter().map(|_| {
                     let error = io::Error::other(error.clone());
@@ -217,26 +219,26 @@ pub async fn admit_all(
     results
 }
 
-/// Does the same as [`admit_set`]. It tries again if the schema has changed since the statements
+/// Does the same as [`admit_set`]. Tries once more if the schema has changed since the statements
 /// were prepared.
-async fn admit_set_twice(
+async fn admit_set_with_retry(
     pool: &PgPool,
     tenant: TenantId,
-    set: &[Member<'_>],
+    set: &[AdmissionRequest<'_>],
 ) -> sqlx::Result<Vec<Result<Admitted, AdmissionError>>> {
     match database::with_timeout(admit_set(pool, tenant, set)).await {
-        Err(error) if database::schema_changed(&error) => {
+        Err(error) if database::renew_connections_if_schema_changed(&error) => {
             database::with_timeout(admit_set(pool, tenant, set)).await
         }
         result => result,
     }
 }
 
-/// Admits a set of requests in one transaction.
+/// Admits a set of requests in one transaction. Returns a result for each, in their order.
 async fn admit_set(
     pool: &PgPool,
     tenant: TenantId,
-    set: &[Member<'_>],
+    set: &[AdmissionRequest<'_>],
 ) -> sqlx::Result<Vec<Result<Admitted, AdmissionError>>> {
     // The wallet is locked before anything is read. All checks depend on what is read, and no other
     // transaction of this tenant can change that until this one ends.
@@ -247,20 +249,20 @@ async fn admit_set(
     };
     let mut plan = Plan::new(basis);
     let mut decisions = Vec::with_capacity(set.len());
-    for member in set {
-        let redriven = match &member.admission.redrive {
+    for request in set {
+        let redriven = match &request.admission.redrive {
             Some(redrive) => storage::operators::redriven(&mut transaction, redrive.of).await?,
             None => None,
         };
-        decisions.push(plan.decide(member, redriven));
+        decisions.push(plan.decide(request, redriven));
     }
     if !plan.new.is_empty() {
         // The answers are stored in the same transaction. If the process dies after the commit and
         // before it replies, a client repeats its request and gets this answer, not a second job.
         storage::admissions::write(&mut transaction, tenant, plan.virtual_clock, &plan.new).await?;
-        for (member, decision) in set.iter().zip(&decisions) {
-            if let (Some(redrive), Ok(Decision::New(_))) = (&member.admission.redrive, decision) {
-                let new = member.admission.job;
+        for (request, decision) in set.iter().zip(&decisions) {
+            if let (Some(redrive), Ok(Decision::New(_))) = (&request.admission.redrive, decision) {
+                let new = request.admission.job;
                 let subject = json!({ "job": redrive.of, "new": new, "tenant": tenant });
                 let actor = redrive.actor;
                 storage::operators::record(&mut transaction, actor, "redrive", &subject).await?;
@@ -270,11 +272,12 @@ async fn admit_set(
         transaction.commit().await?;
         reach("admission:after_commit").await?;
     }
+    // Each new job is moved out to the result of its request.
     let mut new: Vec<_> = plan.new.into_iter().map(Some).collect();
     let mut result = |decision| match decision {
         Decision::Repeated(answer) => Admitted::Repeated(answer),
-        Decision::New(number) => {
-            let new = new.get_mut(number).and_then(Option::take);
+        Decision::New(index) => {
+            let new = new.get_mut(index).and_then(Option::take);
             let new = new.expect("each new job is decided about once");
             Admitted::New {
                 job: Box::new(new.job),
@@ -307,7 +310,7 @@ pub async fn check_storage_limit(
     check_room(stored, more, unbilled_limits)
 }
 
-/// Checks that `more` bytes fit into the storage limit beside those that are stored.
+/// Checks that `more` bytes fit into the storage limit, together with those that are stored.
 fn check_room(
     stored: StorageUsage,
     more: i64,

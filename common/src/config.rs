@@ -19,6 +19,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use crate::keys::MasterKeys;
 use bucket::{Address, SigningKeys};
 use domain::catalog::{Catalog, CatalogError};
 pub use domain::lanes::LaneTiming;
@@ -31,7 +32,7 @@ use timing::{DEFAULT_ANSWERS_KEPT, DEFAULT_LEASE};
 pub use unbilled_limits::UnbilledLimits;
 use unbilled_limits::unbilled_limits;
 pub use values::secret;
-use values::{list, long_secret, networks, parsed, text, within};
+use values::{list, long_secret, networks, parsed, parsed_secret, private_networks, text, within};
 pub use variables::VARIABLES;
 use variables::refuse_unknown;
 
@@ -40,9 +41,9 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 /// Default address of the metrics.
 const DEFAULT_METRICS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 /// Default memory of one worker, in bytes.
-pub const MEMORY: usize = 512_000_000;
+pub const DEFAULT_MEMORY: usize = 512_000_000;
 /// Default memory of one api process, in bytes.
-pub const API_MEMORY: usize = 512_000_000;
+pub const DEFAULT_API_MEMORY: usize = 512_000_000;
 /// Default size of the spool, in bytes.
 const DEFAULT_SPOOL_BYTES: usize = 256_000_000;
 
@@ -68,6 +69,8 @@ pub struct Config {
     /// `PLATEN_SIGNING_KEY_PREVIOUS`: no longer signs links, but links that it has signed still
     /// work.
     pub previous_signing_key: Option<SecretString>,
+    /// `PLATEN_MASTER_KEYS`: encrypt secrets in the database, newest first.
+    pub master_keys: Option<MasterKeys>,
     /// `PLATEN_OPERATOR_KEY`: the key of operators for `/v1/admin`.
     pub operator_key: Option<SecretString>,
     /// How files are served.
@@ -82,6 +85,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// `PLATEN_TRUSTED_PROXIES`: proxies whose `Forwarded` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// `PLATEN_PRIVATE_NETWORKS`: networks that addresses given by customers may lead to.
+    pub private_networks: Vec<IpNet>,
     /// Limits on connections.
     pub ports: Ports,
     /// Limits on requests.
@@ -95,9 +100,10 @@ pub struct Config {
     pub memory: usize,
     /// `PLATEN_API_MEMORY_MB`, in bytes: total memory of one api process.
     pub api_memory: usize,
-    /// `PLATEN_SPOOL_MB`, in bytes: images that may wait for the bucket.
+    /// `PLATEN_SPOOL_MB`, in bytes: the memory of one worker for images that wait for the bucket.
     pub spool: usize,
-    /// `PLATEN_SPOOL_DISK_MB`, in bytes: images that may wait on disk, because they find no memory.
+    /// `PLATEN_SPOOL_DISK_MB`, in bytes: the disk space of one worker for such images that find no
+    /// memory.
     pub spool_disk: usize,
     /// Intervals and delays.
     pub timing: Timing,
@@ -109,8 +115,8 @@ pub struct Config {
     pub providers: Providers,
 }
 
-/// One login for each database role, so that an attacker in one process can act only as that
-/// process's own roles. `DATABASE_URL` is used for a role without a login.
+/// URLs of one login for each database role, so that an attacker in one process can act only as
+/// that process's own roles. `DATABASE_URL` is used for a role without a login of its own.
 #[derive(Clone, Debug, Default)]
 pub struct Logins {
     /// `DATABASE_API_URL`.
@@ -198,6 +204,7 @@ impl Config {
             bucket: bucket()?,
             signing_key: long_secret("PLATEN_SIGNING_KEY")?,
             previous_signing_key: long_secret("PLATEN_SIGNING_KEY_PREVIOUS")?,
+            master_keys: parsed_secret("PLATEN_MASTER_KEYS")?,
             operator_key: long_secret("PLATEN_OPERATOR_KEY")?,
             links: links()?,
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(DEFAULT_LISTEN),
@@ -205,18 +212,19 @@ impl Config {
             cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
             public_url: text("PLATEN_PUBLIC_URL")?,
             trusted_proxies: networks("PLATEN_TRUSTED_PROXIES")?,
+            private_networks: private_networks("PLATEN_PRIVATE_NETWORKS")?,
             ports: Ports::from_env()?,
             rates: Rates::from_env()?,
             slots: within("PLATEN_SLOTS", 1, 4_000)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
             tenant_slots_percent: within("PLATEN_TENANT_SLOTS_PERCENT", 1, 100)?
                 .map_or(100, |percent| usize::try_from(percent).unwrap_or(100)),
-            memory: within("PLATEN_MEMORY_MB", 160, 65_536)?.map_or(MEMORY, |megabytes| {
-                usize::try_from(megabytes * 1_000_000).unwrap_or(MEMORY)
+            memory: within("PLATEN_MEMORY_MB", 160, 65_536)?.map_or(DEFAULT_MEMORY, |megabytes| {
+                usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_MEMORY)
             }),
             api_memory: within("PLATEN_API_MEMORY_MB", 512, 65_536)?
-                .map_or(API_MEMORY, |megabytes| {
-                    usize::try_from(megabytes * 1_000_000).unwrap_or(API_MEMORY)
+                .map_or(DEFAULT_API_MEMORY, |megabytes| {
+                    usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_API_MEMORY)
                 }),
             spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(DEFAULT_SPOOL_BYTES, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_SPOOL_BYTES)
@@ -268,7 +276,8 @@ impl Config {
     /// The URL of Postgres for connections that act as `role`.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Missing`] if the variable is not set.
+    /// Returns [`ConfigError::Missing`] if neither the role's own variable nor `DATABASE_URL` is
+    /// set.
     pub fn database_url(&self, role: DatabaseRole) -> Result<&SecretString, ConfigError> {
         let login = self.logins.for_role(role).or(self.database_url.as_ref());
         login.ok_or(ConfigError::Missing {
@@ -292,11 +301,11 @@ impl Config {
         })
     }
 
-    /// The address of Redis. If `REDIS_URL_FILE` is set this is the file, not its present content,
-    /// because the URL may change.
+    /// The address of Redis. If `REDIS_URL_FILE` is set, this is the path of the file and not its
+    /// present content, because the URL may change.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Missing`] if the variable is not set.
+    /// Returns [`ConfigError::Missing`] if neither variable is set.
     pub fn redis(&self) -> Result<queue::Address, ConfigError> {
         Ok(match &self.redis_url_file {
             Some(file) => queue::Address::File(file.clone()),
@@ -325,6 +334,17 @@ impl Config {
         Ok(current.and_previous(self.previous_signing_key.clone()))
     }
 
+    /// The master keys.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Missing`] if the variable is not set.
+    pub fn master_keys(&self) -> Result<&MasterKeys, ConfigError> {
+        self.master_keys.as_ref().ok_or(ConfigError::Missing {
+            name: "PLATEN_MASTER_KEYS",
+            needed: "a name and a key such as 2026:…, the key made by `openssl rand -hex 32`; the same for every process",
+        })
+    }
+
     /// The key that signs links and anchors.
     ///
     /// # Errors
@@ -339,7 +359,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::values::white_space;
+    use super::values::secret_problem;
     use super::*;
 
     #[test]
@@ -383,7 +403,7 @@ mod tests {
             ),
             ("a key", None),
         ] {
-            assert_eq!(white_space(secret), problem, "{secret:?}");
+            assert_eq!(secret_problem(secret), problem, "{secret:?}");
         }
     }
 

@@ -59,8 +59,8 @@ impl PostgresError for FillError {
     }
 }
 
-/// Announces this worker and its `slots` to Redis. If the ready queue is half empty, refills it up to
-/// its target with the next due jobs. Returns how many ids were new in the queue.
+/// Announces this worker and its `slots` to Redis. If the ready queue is half empty, fills it up to
+/// its target size with the next due jobs. Returns how many ids were new in the queue.
 ///
 /// # Errors
 /// Returns a [`FillError`] if Redis or Postgres fails. The next refill repeats everything.
@@ -76,8 +76,9 @@ pub async fn fill(
     if !target.is_half_empty() {
         return Ok(0);
     }
-    // As many jobs are read as the queue should hold, not only as many as are missing. Ids that are
-    // in the queue already come first in this order, so a smaller limit could find only these.
+    // As many jobs are read as the queue should hold, not only as many as are missing: the first
+    // due jobs may be those that are in the queue already, and a smaller limit could find only
+    // these.
     let due = marks.search(pool, target.size, capacity).await?;
     reach("dispatch:before_top_up").await?;
     Ok(queue.push(target.size, &due).await?)

@@ -36,8 +36,8 @@ pub const POINTS: &[&str] = &[
 /// Does nothing, because the feature `failpoints` is off.
 ///
 /// # Errors
-/// Returns the error of a broken database connection if the test has set `error`. Every caller must
-/// handle that error anyway.
+/// Never fails. With the feature, returns the error of a broken database connection if the test has
+/// set `error`. Every caller must handle that error anyway.
 #[cfg(not(feature = "failpoints"))]
 pub async fn reach(_: &'static str) -> sqlx::Result<()> {
     Ok(())
@@ -57,11 +57,16 @@ mod enabled {
     /// How long `delay` waits: noticeable, but shorter than the shortest lease.
     const DELAY: Duration = Duration::from_secs(2);
 
+    /// What happens at a failpoint.
     #[derive(Clone, Copy)]
     enum Action {
+        /// The process aborts.
         Abort,
+        /// [`reach`] returns an error.
         Error,
+        /// [`reach`] never returns.
         Hang,
+        /// [`reach`] returns after [`DELAY`].
         Delay,
     }
 

@@ -14,5 +14,8 @@ pub mod people;
 pub mod verify;
 
 pub mod config;
+pub mod connector;
 pub mod failpoint;
+pub mod keys;
+pub mod mail;
 pub mod memory;

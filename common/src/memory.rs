@@ -13,24 +13,31 @@ use prometheus::IntGauge;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// One unit of the semaphore is 1 KiB, because the number of its units has 32 bits.
+/// Bytes of one unit of the semaphore. It does not count bytes, because the number of units has
+/// only 32 bits.
 const KIB: usize = 1024;
 
 /// A limit on memory. Clones share the same limit.
 #[derive(Clone)]
 pub struct Memory {
+    /// Memory that is not reserved, in KiB.
     free: Arc<Semaphore>,
     /// The whole limit, in KiB.
     total: u32,
+    /// Held by the one permit whose task may exceed the limit ([`MemoryPermit::acquire_overflow`]).
     overflow: Arc<Mutex<()>>,
+    /// How long a task waits for a permit, or for the permission to exceed it.
     max_wait: Duration,
+    /// Shows the reserved bytes.
     used: IntGauge,
 }
 
 /// A part of the memory, reserved until the permit is dropped.
 pub struct MemoryPermit {
     permit: OwnedSemaphorePermit,
+    /// The same lock as in [`Memory`].
     overflow: Arc<Mutex<()>>,
+    /// The lock, while this permit allows its task to exceed the limit.
     overflow_guard: Option<OwnedMutexGuard<()>>,
     max_wait: Duration,
     used: IntGauge,
@@ -43,10 +50,10 @@ pub struct MemoryTimeout(Duration);
 
 impl Memory {
     /// A limit of `bytes`, rounded down to KiB. A task waits for a permit for at most `max_wait`.
-    /// The gauges show the limit and how many bytes are reserved.
+    /// The limit in bytes is added to the gauge `limit`; the gauge `used` shows how many bytes are reserved.
     pub fn new(bytes: usize, max_wait: Duration, limit: &IntGauge, used: &IntGauge) -> Self {
         let total = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
-        limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        limit.add(i64::try_from(bytes).unwrap_or(i64::MAX));
         // The gauge is exported from the start, not only after the first permit.
         used.add(0);
         Self {
@@ -85,12 +92,14 @@ impl Memory {
         Some(self.permit(permit.ok()?))
     }
 
+    /// The units of a permit for so many bytes, at most all of them.
     fn units(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(KIB))
             .unwrap_or(u32::MAX)
             .min(self.total)
     }
 
+    /// Makes our permit from one of the semaphore, and counts it in the gauge.
     fn permit(&self, permit: OwnedSemaphorePermit) -> MemoryPermit {
         self.used.add(permit_bytes(&permit));
         MemoryPermit {
@@ -113,7 +122,7 @@ impl MemoryPermit {
     /// Waits until no other permit allows this. A second call does nothing.
     ///
     /// # Errors
-    /// Returns an error if another permit held more than its size for all of `max_wait`.
+    /// Returns an error if another permit had this permission for all of `max_wait`.
     pub async fn acquire_overflow(&mut self) -> Result<(), MemoryTimeout> {
         if self.overflow_guard.is_none() {
             let guard = Arc::clone(&self.overflow).lock_owned();
@@ -123,9 +132,9 @@ impl MemoryPermit {
         Ok(())
     }
 
-    /// Splits off a permit of `bytes`, or of all that is left if that is less. A
-    /// permission of [`Self::acquire_overflow`] moves to the new permit, because the caller may drop
-    /// the rest while the bytes of the new permit are still in memory.
+    /// Splits off a permit of `bytes`, rounded up to KiB, or of all that is left if that is less. A
+    /// permission of [`Self::acquire_overflow`] moves to the new permit, because the caller may
+    /// drop the rest while the bytes of the new permit are still in memory.
     ///
     /// # Panics
     /// Never panics, because no more is split off than there is.
@@ -141,9 +150,11 @@ impl MemoryPermit {
         }
     }
 
-    /// Gives back the memory above `bytes`, and the permission of [`Self::acquire_overflow`].
+    /// Gives back the memory above `bytes`, except a part of a KiB, and the permission of
+    /// [`Self::acquire_overflow`].
     pub fn shrink(&mut self, bytes: usize) {
         let spare = self.bytes().saturating_sub(bytes);
+        // The permission moves to the permit that is split off, and is dropped with it.
         drop(self.split(spare / KIB * KIB));
     }
 }
@@ -174,6 +185,7 @@ impl<T: AsRef<[u8]>, P> AsRef<[u8]> for PermittedBytes<T, P> {
     }
 }
 
+/// The size of a permit, as the gauge counts it.
 fn permit_bytes(permit: &OwnedSemaphorePermit) -> i64 {
     i64::try_from(permit.num_permits() * KIB).unwrap_or(i64::MAX)
 }

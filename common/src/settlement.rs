@@ -3,10 +3,10 @@
 //! Several processes may try to end the same job at once. The lock on the job's row lets exactly
 //! one of them win. A worker may end the job only with the fence it claimed it with. Those without
 //! a lease (the tenant, an operator, the deadline, the reaper) may end it only while it is open.
-//! Everybody else learns how the job ended and changes nothing.
+//! Whoever comes later learns how the job ended and changes nothing.
 //!
 //! Here a worker ends the job that it holds. The other ways are in files of their own: `cancel`,
-//! `expire` and `requeue`. All of them lock by `lock` and end by `end`.
+//! `expire` and `requeue`. They take their locks with `lock`, and end a job with `end`.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -36,14 +36,15 @@ pub use expire::expire;
 use lock::lock_leased;
 pub use requeue::{put_back, reap, retry};
 
-/// The right of one attempt to end its job.
+/// A worker's right to work on a job and to end it: tenant, job and fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// The tenant that owns the job.
     pub tenant: TenantId,
     /// The job.
     pub job: JobId,
-    /// Number of the attempt. The lease is over when the job's row has a higher number.
+    /// Number of the worker's attempt. The lease is lost when the job's row has a higher number, or
+    /// when the job is no longer running.
     pub fence: i32,
 }
 
@@ -59,7 +60,8 @@ pub enum SettlementResult {
     Extended,
     /// The job had already ended, in this state. Nothing changed.
     AlreadyEnded(State),
-    /// Another attempt holds the job. Nothing changed.
+    /// The attempt does not hold the job any more: another one holds it, or the job is queued
+    /// again. Nothing changed.
     Fenced,
     /// There is no such job, or there is no longer a reason to change it.
     NotFound,
@@ -75,7 +77,7 @@ pub enum SettlementError {
     /// inconsistent: run `platen verify`.
     #[error("job {0} holds less in its lots than it must capture: run `platen verify`")]
     SharesDoNotCover(JobId),
-    /// The job's row was not in the state that the lock showed.
+    /// The job's row was not in the state that was read under the lock.
     #[error(transparent)]
     UnexpectedRowCount(#[from] UnexpectedRowCount),
     /// Postgres failed. If the connection broke during the commit, the job may have ended all the
@@ -95,7 +97,8 @@ impl database::PostgresError for SettlementError {
 
 /// Ends a job that delivered at least one output: captures the price of the delivered outputs and
 /// releases the rest of the hold. `artifacts` are the stored files, and each rendition among them
-/// is one delivered output. `shortfall` says why outputs are missing. It is `None` if all were delivered.
+/// is one delivered output. `shortfall` says why outputs are missing. It is `None` if all were
+/// delivered.
 ///
 /// # Errors
 /// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and

@@ -1,9 +1,9 @@
 //! `platen verify`: the invariants about data, as queries that return no rows when all is well.
 //!
-//! The numbers (I1, I2 and so on) are the numbers of the invariants in ARCHITECTURE.md. All queries
-//! run in one read-only snapshot and block no other transaction. Each row they return is one
-//! finding in words. [`deep`] checks whether the bucket contains exactly the files that rows name.
-//! `storage::verify::guards` checks what protects the rows.
+//! The numbers (I1, I2 and so on) are the numbers of the invariants in `docs/invariants.md`. All
+//! queries run in one read-only snapshot and block no other transaction. Each row they return is
+//! one finding in words. [`deep`] checks whether the bucket contains exactly the files that rows
+//! name. `storage::verify::guards` checks what protects the rows.
 
 pub mod deep;
 

@@ -17,6 +17,7 @@ pub struct AdmissionLimit {
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     tokens: f64,
+    /// When tokens were last added.
     filled: Instant,
 }
 
@@ -37,6 +38,7 @@ impl TokenBucket {
             self.tokens -= 1.0;
             return Ok(());
         }
+        // Infinite if `per_second` is 0.
         let wait = (1.0 - self.tokens) / limit.per_second;
         Err(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX))
     }

@@ -25,7 +25,8 @@ pub(super) fn file_summary(bytes: &[u8]) -> Value {
     json!({"sha256": hex::encode(Sha256::digest(bytes)), "bytes": bytes.len()})
 }
 
-/// A copy of a body with [`file_summary`] in place of each field `data`.
+/// A copy of a body with [`file_summary`] in place of each field `data`. Data that is not base64 is summarized like an
+/// empty file.
 pub(super) fn without_data(value: &Value) -> Value {
     match value {
         Value::Array(items) => items.iter().map(without_data).collect(),

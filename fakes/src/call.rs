@@ -46,6 +46,7 @@ pub(super) struct IncomingRequest {
     pub(super) path: String,
     pub(super) query: String,
     pub(super) headers: HeaderMap,
+    /// The body as it was received.
     pub(super) raw: Bytes,
     pub(super) connection: Connection,
 }
@@ -121,7 +122,7 @@ pub(super) async fn create(
     finish(service, number, reply)
 }
 
-/// Answers any other call, such as a poll. The journal counts it separately.
+/// Answers any other call, such as a poll. The journal keeps it, but does not count it as a call that asks for images.
 pub(super) async fn answer_other(
     service: &Service,
     incoming: &IncomingRequest,
@@ -139,6 +140,7 @@ pub(super) async fn answer_other(
     finish(service, number, reply.await)
 }
 
+/// Records the reply to the call with this number in the journal, and makes the response.
 fn finish(service: &Service, number: u64, reply: Reply) -> Response {
     service.journal.close(
         number,
@@ -149,6 +151,7 @@ fn finish(service: &Service, number: u64, reply: Reply) -> Response {
     reply.into_response(service.stop_signal.clone())
 }
 
+/// Checks, plans and answers a call that asks for images, in the order that this module describes.
 async fn answer_creation<C: Creation>(
     service: &Service,
     incoming: &IncomingRequest,
@@ -175,6 +178,7 @@ async fn answer_creation<C: Creation>(
     let delay = plan.delay;
     let answerer = Arc::clone(&creation);
     let good = async {
+        // In the background, the reply comes at once and only the work never ends.
         if is_synchronous && fault == Some(Fault::Never) {
             std::future::pending::<()>().await;
         }
@@ -250,6 +254,7 @@ pub(super) async fn apply_fault(
         Some(Fault::Stall) => good.await.with_delivery(Delivery::Stalled),
         Some(Fault::Reset) => {
             connection.reset();
+            // This reply is not sent, because its first write resets the connection.
             Reply::page(503)
         }
         Some(Fault::Hang) => {

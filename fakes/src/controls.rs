@@ -47,6 +47,8 @@ pub(super) struct JournalQuery {
     last: Option<usize>,
 }
 
+/// The journal. `count` is the number of all calls that are kept, polls included. `outcomes` counts only those that
+/// asked for images.
 pub(super) async fn get_journal(
     State(service): State<Service>,
     Query(query): Query<JournalQuery>,

@@ -16,7 +16,7 @@ use std::{fmt, str::FromStr};
 /// | `no_quota` | 429 because there is no quota, so that waiting does not help |
 /// | `empty` | 200 with nothing in it |
 /// | `wrong_type` | 200; the bytes have another type than their label |
-/// | `wrong_size` | 200; an image that is 1/16 too small |
+/// | `wrong_size` | 200; an image whose sides are 1/16 too short |
 /// | `bad_base64` `bad_picture` | 200; data that is not valid base64; bytes that are not an image |
 /// | `bomb:<name>` | 200; a damaged or hostile file, see [`hostile_file_names`](crate::hostile_file_names) |
 /// | `not_json` | 200; an HTML page |
@@ -94,7 +94,7 @@ pub enum Fault {
     Reset,
     /// No answer.
     Hang,
-    /// A good answer after this many milliseconds.
+    /// A good answer after at least this many milliseconds.
     Late(u64),
     /// The work never ends.
     Never,
@@ -153,7 +153,7 @@ const WORDS: &[(&str, Fault)] = &[
     ("elsewhere", Fault::Elsewhere),
 ];
 
-/// A host that never exists: `.invalid` is reserved (RFC 2606, 2).
+/// A URL at a host that never exists: `.invalid` is reserved (RFC 2606, 2).
 pub(super) const ELSEWHERE: &str = "https://pictures.invalid/1.png";
 
 /// Words for a `finishReason`.
@@ -218,6 +218,7 @@ impl fmt::Display for Fault {
             fault => match (fault, WORDS.iter().find(|(_, known)| known == fault)) {
                 (_, Some((word, _))) => f.write_str(word),
                 (Self::Status(code), None) => write!(f, "status:{code}"),
+                // Every other fault is in `WORDS`.
                 (fault, None) => write!(f, "{fault:?}"),
             },
         }
@@ -239,8 +240,8 @@ impl From<Fault> for String {
 }
 
 impl Fault {
-    /// Whether this is a fault of the connection, the status or the time. Any request can get such a fault, also a
-    /// poll.
+    /// Whether any request can get this fault, also a poll. It concerns the connection, the status, the time, or a body
+    /// that is not the vendor's JSON.
     pub(super) fn is_transport_fault(&self) -> bool {
         matches!(
             self,

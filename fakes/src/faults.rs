@@ -54,7 +54,7 @@ pub struct Switches {
     pub grain: bool,
 }
 
-/// A range of milliseconds. Each call takes a time from it, evenly distributed.
+/// A range of milliseconds. Each call takes a time from it, evenly distributed, or `min` if `max` is not greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latency {
@@ -185,6 +185,7 @@ impl Faults {
             .or_else(|| shared.switches.next.pop_front())
             .or_else(|| shared.fault_by_chance())
             .or_else(|| find_refusal(prompt).map(refusal));
+        // A fault for polls does not concern the call itself.
         if let Some(fault) = fault.take_if(|fault| matches!(fault, Fault::Poll(_) | Fault::Gone)) {
             polls.push(Marker { fault, times: None });
         }
@@ -206,6 +207,7 @@ impl Faults {
 }
 
 impl Shared {
+    /// The fault of this call by the markers of its prompt. Counts the calls with this prompt.
     fn fault_by_markers(&mut self, prompt: &str, markers: Vec<Marker>) -> Option<Fault> {
         if markers.is_empty() {
             return None;
@@ -214,17 +216,19 @@ impl Shared {
             .marked
             .entry(Sha256::digest(prompt).into())
             .or_default();
-        let mut left = *calls;
+        // How many earlier calls with this prompt are left for the current marker.
+        let mut earlier = *calls;
         *calls = calls.saturating_add(1);
         for Marker { fault, times } in markers {
             match times {
-                Some(times) if left >= times => left -= times,
+                Some(times) if earlier >= times => earlier -= times,
                 _ => return Some(fault),
             }
         }
         None
     }
 
+    /// One of the faults in `among`, for the share `rate` of the calls.
     fn fault_by_chance(&mut self) -> Option<Fault> {
         if self.switches.among.is_empty() || !self.random_bool(self.switches.rate) {
             return None;
@@ -234,6 +238,7 @@ impl Shared {
         self.switches.among.get(index).cloned()
     }
 
+    /// How long a call with this fault takes.
     fn delay(&mut self, fault: Option<&Fault>) -> Duration {
         let Latency { min, max } = self.switches.latency_ms;
         let milliseconds = if self.random_bool(self.switches.slow_share) {
@@ -279,9 +284,9 @@ impl Marker {
 const MARKER_START: &str = "[[fault:";
 const MARKER_END: &str = "]]";
 
-/// The fault markers of a prompt, in order. They apply one after the other: `[[fault:throttle*2]]` applies to two calls with this
-/// prompt, then the next marker applies. A marker without a count applies to all remaining calls. Markers for polls count the polls
-/// of each interaction, not the calls.
+/// The fault markers of a prompt, in order. They apply one after the other: `[[fault:throttle*2]]` applies to two calls
+/// with this prompt, then the next marker applies. A marker without a count applies to all remaining calls. Markers for
+/// polls count the polls of each interaction, not the calls.
 pub(super) fn markers(prompt: &str) -> Result<Vec<Marker>, UnknownFault> {
     prompt
         .split(MARKER_START)
@@ -301,7 +306,8 @@ pub(super) fn markers(prompt: &str) -> Result<Vec<Marker>, UnknownFault> {
         .collect()
 }
 
-/// The prompt without its fault markers, which are for the fake and not for the image.
+/// The prompt without its fault markers, which are for the fake and not for the image. A marker without an end reaches
+/// to the end of the prompt.
 pub(super) fn without_markers(prompt: &str) -> String {
     let mut plain = String::new();
     for (index, piece) in prompt.split(MARKER_START).enumerate() {
@@ -315,7 +321,7 @@ pub(super) fn without_markers(prompt: &str) -> String {
     plain
 }
 
-/// The refusal for a prompt with one of [`REFUSED_WORDS`].
+/// The refusal for a prompt with one of [`REFUSED_WORDS`], as whole words in any case.
 fn find_refusal(prompt: &str) -> Option<Refusal> {
     let mut plain = String::from(" ");
     for letter in prompt.chars() {

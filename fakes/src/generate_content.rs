@@ -71,8 +71,8 @@ struct Target {
 }
 
 impl Target {
-    /// `{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:generateContent`, or
-    /// `{v1|v1beta}/models/{model}:generateContent`.
+    /// Parses `/{v1|v1beta1}/projects/{project}/locations/{location}/publishers/google/models/{model}:generateContent`
+    /// and `/{v1|v1beta}/models/{model}:generateContent`. Returns `None` for any other path.
     fn parse(path: &str) -> Option<Self> {
         let (version, rest) = path.strip_prefix('/')?.split_once('/')?;
         let resource = rest.strip_suffix(":generateContent")?;
@@ -106,7 +106,7 @@ impl Target {
     }
 }
 
-/// One call.
+/// One call to `generateContent`.
 struct Generation {
     target: Target,
     /// The body, or the reason why it is not JSON.

@@ -55,23 +55,23 @@ impl Host {
         }
     }
 
-    /// The error that this host sends with an HTTP status. `model` is the resource name, `projects/…/models/…` or
+    /// The error that this host sends with an HTTP status. `resource` names the model: `projects/…/models/…` or
     /// `models/…`.
     pub(super) fn status_error(
         self,
         code: u16,
-        model: &str,
+        resource: &str,
         retry_after: Option<Duration>,
     ) -> ApiError {
         let message = match (code, self) {
             (400, _) => "Request contains an invalid argument.".to_owned(),
             (401, _) => "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.".to_owned(),
-            (403, Self::Vertex) => format!("Permission 'aiplatform.endpoints.predict' denied on resource '//aiplatform.googleapis.com/{model}' (or it may not exist)."),
+            (403, Self::Vertex) => format!("Permission 'aiplatform.endpoints.predict' denied on resource '//aiplatform.googleapis.com/{resource}' (or it may not exist)."),
             (403, Self::Gemini) => "The caller does not have permission".to_owned(),
-            (404, Self::Vertex) => format!("Publisher model '{model}' was not found or your project does not have access to it. Please ensure you are using a valid model version. For more information, see: https://cloud.google.com/vertex-ai/generative-ai/docs/learn/model-versions"),
-            (404, Self::Gemini) => format!("{model} is not found for API version v1beta, or is not supported for generateContent. Call ListModels to see the list of available models and their supported methods."),
+            (404, Self::Vertex) => format!("Publisher model '{resource}' was not found or your project does not have access to it. Please ensure you are using a valid model version. For more information, see: https://cloud.google.com/vertex-ai/generative-ai/docs/learn/model-versions"),
+            (404, Self::Gemini) => format!("{resource} is not found for API version v1beta, or is not supported for generateContent. Call ListModels to see the list of available models and their supported methods."),
             (429, Self::Vertex) => "Resource exhausted. Please try again later. Please refer to https://cloud.google.com/vertex-ai/generative-ai/docs/error-code-429 for more details.".to_owned(),
-            (429, Self::Gemini) => return ApiError::over_quota("Minute", 10, model, Some(retry_after.unwrap_or(WAIT))),
+            (429, Self::Gemini) => return ApiError::over_quota("Minute", 10, resource, Some(retry_after.unwrap_or(WAIT))),
             (499, _) => "The operation was cancelled.".to_owned(),
             (500, _) => "Internal error encountered.".to_owned(),
             (503, Self::Vertex) => "The service is currently unavailable.".to_owned(),
@@ -93,7 +93,8 @@ pub(super) struct ApiError {
     status: &'static str,
     message: String,
     details: Vec<Value>,
-    /// The `Retry-After` header. Google sends none, but a fault may ask for it.
+    /// The `Retry-After` header. Vertex AI sends none, but a fault may ask for it. The Developer API has its retry hint
+    /// in `details` instead.
     retry_after: Option<Duration>,
 }
 
@@ -135,15 +136,16 @@ impl ApiError {
     }
 
     /// 429 for a daily quota of zero. Waiting does not help, although the reply has a retry hint.
-    pub(super) fn no_quota(model: &str) -> Self {
-        Self::over_quota("Day", 0, model, Some(WAIT))
+    pub(super) fn no_quota(resource: &str) -> Self {
+        Self::over_quota("Day", 0, resource, Some(WAIT))
     }
 
-    /// 429 that names the quota that is used up.
-    fn over_quota(span: &str, limit: u32, model: &str, wait: Option<Duration>) -> Self {
+    /// 429 that names the quota that is used up: `limit` requests in a `span`, which is `Minute` or `Day`. `resource`
+    /// names the model.
+    fn over_quota(span: &str, limit: u32, resource: &str, wait: Option<Duration>) -> Self {
         const METRIC: &str =
             "generativelanguage.googleapis.com/generate_content_free_tier_requests";
-        let model = model.rsplit('/').next().unwrap_or(model);
+        let model = resource.rsplit('/').next().unwrap_or(resource);
         let mut message = format!(
             "You exceeded your current quota, please check your plan and billing details. For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.\n* Quota exceeded for metric: {METRIC}, limit: {limit}, model: {model}"
         );
@@ -152,6 +154,7 @@ impl ApiError {
             "quotaId": format!("GenerateRequestsPer{span}PerProjectPerModel-FreeTier"),
             "quotaDimensions": {"location": "global", "model": model},
         });
+        // The JSON form of Protocol Buffers leaves out a number that is 0.
         if limit > 0 {
             violation["quotaValue"] = limit.to_string().into();
         }

@@ -43,11 +43,11 @@ pub(super) struct Interactions {
 enum Action {
     /// A new interaction.
     Create,
-    /// An operation on the interaction with this id.
+    /// What the verb says, with the existing interaction that has this id.
     OnInteraction(String, Verb),
 }
 
-/// An operation on an interaction.
+/// What to do with an existing interaction.
 enum Verb {
     Get,
     Cancel,
@@ -114,29 +114,30 @@ impl Vendor for Interactions {
 }
 
 impl Interactions {
+    /// Answers a call that creates an interaction.
     async fn create(&self, service: Service, incoming: IncomingRequest, host: Host) -> Response {
         let id = format!("v1_{}", BASE64_URL_SAFE_NO_PAD.encode(call::unique()));
         let store = Arc::clone(&self.store);
         let raw = incoming.raw.clone();
-        let (entry, interaction) = blocking(move || {
+        let (entry, creation) = blocking(move || {
             let body: Result<Value, _> = serde_json::from_slice(&raw);
             let parsed = body.as_ref().unwrap_or(&Value::Null);
             let model = parsed["model"].as_str().unwrap_or_default();
             let entry = Entry::from_json(model, parsed);
             let body = body.map_err(|error| error.to_string());
-            let interaction = Interaction {
+            let creation = InteractionCreation {
                 host,
                 body,
                 id,
                 store,
             };
-            (entry, interaction)
+            (entry, creation)
         })
         .await;
-        call::create(&service, incoming, entry, interaction).await
+        call::create(&service, incoming, entry, creation).await
     }
 
-    /// Answers a poll, or plays the fault of the next poll.
+    /// Answers a poll, or plays its fault.
     async fn poll(
         &self,
         service: &Service,
@@ -191,6 +192,8 @@ impl Interactions {
         reply.with_image_hash(result.image_sha256.clone())
     }
 
+    /// Cancels running work. An interaction that is canceled already gets the same answer again. If the work has ended
+    /// in another way, or is due, the reply is an error.
     fn cancel(&self, id: &str) -> Reply {
         let result = match self.store.find(id) {
             LookupResult::NotFound => return error::no_such_interaction(),
@@ -231,15 +234,16 @@ impl Errors for PollErrors {
 }
 
 /// One call that creates an interaction.
-struct Interaction {
+struct InteractionCreation {
     host: Host,
     /// The body, or the reason why it is not JSON.
     body: Result<Value, String>,
+    /// The id of the new interaction.
     id: String,
     store: Arc<Store>,
 }
 
-impl Errors for Interaction {
+impl Errors for InteractionCreation {
     fn status_error(&self, code: u16, retry_after: Option<Duration>) -> Reply {
         let model = self
             .body
@@ -261,7 +265,7 @@ impl Errors for Interaction {
     }
 }
 
-impl Creation for Interaction {
+impl Creation for InteractionCreation {
     type ImageRequest = ImageRequest;
 
     fn vendor(&self) -> &'static str {

@@ -60,8 +60,11 @@ pub struct Journal {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// The kept calls, oldest first.
     calls: VecDeque<Arc<Call>>,
+    /// The kept bodies, oldest first, each with the number of its call.
     bodies: VecDeque<(u64, Bytes)>,
+    /// How many calls were received since the start. This is the number of the next call.
     received: u64,
 }
 
@@ -100,7 +103,8 @@ impl Journal {
         outcomes
     }
 
-    /// The unchanged body of a request. Returns `None` if it is no longer kept, because only the latest 64 are.
+    /// The unchanged body of the call with this number. Returns `None` if the body was empty or is no longer kept: only
+    /// the latest 64 bodies are, and only as many as have 64 MiB together.
     pub fn raw_body(&self, number: u64) -> Option<Bytes> {
         let shared = self.shared();
         let (_, body) = shared.bodies.iter().find(|(call, _)| *call == number)?;
@@ -205,10 +209,12 @@ impl Entry {
 }
 
 impl Shared {
+    /// The kept calls that asked for images, oldest first.
     fn created(&self) -> impl Iterator<Item = &Arc<Call>> {
         self.calls.iter().filter(|call| call.creates)
     }
 
+    /// Drops the oldest calls and bodies beyond the limits.
     fn trim(&mut self) {
         while self.calls.len() > MAX_CALLS {
             self.calls.pop_front();

@@ -80,6 +80,7 @@ impl Vendor for OpenAi {
 }
 
 impl OpenAi {
+    /// Reads the fields of a request. Returns its entry in the journal, and the call.
     async fn generation(
         &self,
         verb: Verb,
@@ -107,14 +108,16 @@ impl OpenAi {
     }
 }
 
-/// One call.
+/// One call that asks for images.
 struct Generation {
     verb: Verb,
     fields: Result<Fields, ApiError>,
     /// The address under which the caller reached the fake.
     base_url: String,
     downloads: Arc<Downloads>,
+    /// The seed of a request that has none.
     number: u64,
+    /// The id of the request, which the header `x-request-id` has, too.
     id: String,
 }
 

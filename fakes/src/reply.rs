@@ -47,11 +47,11 @@ pub(super) enum Delivery {
 impl Reply {
     /// A reply in JSON.
     pub(super) fn json(status: u16, body: &Value) -> Self {
-        Self::text(status, body.to_string())
+        Self::raw_json(status, body.to_string())
     }
 
-    /// A reply with this body, sent as JSON but not checked.
-    pub(super) fn text(status: u16, body: String) -> Self {
+    /// A reply with this body, sent as JSON even if it is none.
+    pub(super) fn raw_json(status: u16, body: String) -> Self {
         Self::new(status, "application/json; charset=UTF-8", body, "ok")
     }
 

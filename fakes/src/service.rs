@@ -8,6 +8,6 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Service {
     pub(super) journal: Journal,
     pub(super) faults: Faults,
-    /// Cancelled when the fake stops. Then calls that hang or wait end.
+    /// Canceled when the fake stops. Then calls that hang or wait end.
     pub(super) stop_signal: CancellationToken,
 }

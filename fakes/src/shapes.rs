@@ -1,9 +1,9 @@
 //! The names of the shapes in which servers that copy `OpenAI` send the same good answer: the values of the fault
 //! `shape:<name>`. `openai/shape.rs` writes them.
 
-/// `b64_json` is empty, and the image is at an address.
+/// `b64_json` is empty, and `url` has the address of the image.
 pub(super) const EMPTY_BESIDE_ADDRESS: &str = "empty_beside_address";
-/// `b64_json` is null, and the image is at an address.
+/// `b64_json` is null, and `url` has the address of the image.
 pub(super) const NULL_BESIDE_ADDRESS: &str = "null_beside_address";
 /// `url` is a data: URI.
 pub(super) const DATA_ADDRESS: &str = "data_address";

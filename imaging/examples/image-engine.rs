@@ -1,5 +1,9 @@
 //! The image engine as a child process: reads one job per line from standard input, and writes its cost as one line to
 //! standard output. `make bench-images` compares it with other engines.
+//!
+//! A job is a JSON object. It must have `source` (the path of the original), `width`, `height`, `format` and `light`
+//! (`linear`, or any other text for the encoded values). It may have `out` (the path for the result) and `steps`
+//! (whether decoding, resampling and encoding are measured, too).
 #![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
 
 use std::error::Error;

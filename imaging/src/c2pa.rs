@@ -16,7 +16,8 @@ pub(super) fn sha256(file: &[u8], format: Format) -> Option<[u8; 32]> {
         Format::Webp => webp(file),
     };
     let store = parts.concat();
-    // A manifest store is a JUMBF superbox whose description box has the label `c2pa`.
+    // A manifest store is a JUMBF superbox that begins with a description box with the label `c2pa`. 64 bytes reach
+    // past the label.
     let head = store.get(..64.min(store.len()))?;
     let is_store = store.get(4..8)? == b"jumb" && head.windows(5).any(|label| label == b"c2pa\0");
     is_store.then(|| Sha256::digest(&store).into())
@@ -26,6 +27,7 @@ pub(super) fn sha256(file: &[u8], format: Format) -> Option<[u8; 32]> {
 fn png(file: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     let mut rest = file.get(8..).unwrap_or_default();
+    // Besides its data, a chunk has 12 bytes: length, name and checksum.
     while let Some(length) = rest.first_chunk().map(|length| u32::from_be_bytes(*length))
         && let Some(chunk) = rest.get(..(length as usize).saturating_add(12))
     {
@@ -49,6 +51,7 @@ fn jpeg(file: &[u8]) -> Vec<&[u8]> {
         };
         match (*marker, segment) {
             (0xDA, _) => break,
+            // Before the payload: `JP`, the number of the box (2 bytes) and the number of the segment (4 bytes).
             (0xEB, [b'J', b'P', _, _, _, _, _, _, payload @ ..]) => {
                 let repeated = if found.is_empty() { 0 } else { 8 };
                 found.push(payload.get(repeated..).unwrap_or_default());

@@ -4,6 +4,7 @@
 use domain::generation::image::{Chroma, Encoding, Format, Pixels};
 
 use super::decode::Original;
+use super::filter::Filter;
 use super::fit::Plan;
 use super::resize::{self, ResampleSpace};
 use super::{ImagingError, Rendition, decode_and_resize, encode};
@@ -34,11 +35,12 @@ pub(super) fn clean(file: &[u8], max_bytes: usize) -> Result<Rendition, ImagingE
                 });
             }
         }
-        // Even the last quality gave a file that is too large, as happens with noise. So use fewer pixels.
+        // Even the last quality gave a file that is too large, as happens with noise. So use fewer pixels: three
+        // quarters of each side.
         let side = pixels.width().max(pixels.height()) / 4 * 3;
         let plan = Plan::within_square(pixels.width(), pixels.height(), side);
-        pixels =
-            resize::resample(&pixels, plan, ResampleSpace::Linear).ok_or(ImagingError::Panicked)?;
+        pixels = resize::resample(&pixels, plan, ResampleSpace::Linear, Filter::Lanczos)
+            .ok_or(ImagingError::Panicked)?;
     }
 }
 

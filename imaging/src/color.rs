@@ -13,7 +13,7 @@ use moxcms::{
 /// Why an image is refused, as a phrase for people.
 type Reason = &'static str;
 
-const NO_PROFILE: Reason =
+const UNUSABLE_PROFILE: Reason =
     "its color profile cannot be applied: convert it to sRGB before sending it";
 
 pub(super) const VIDEO_COLORS: Reason =
@@ -55,7 +55,7 @@ pub(super) fn to_srgb(pixels: Decoded, tags: &ColorTags) -> Result<DynamicImage,
         Decoded::Additive(pixels) => {
             let is_gray = !pixels.color().has_color();
             let pixels = match tags.profile(if is_gray { Source::Gray } else { Source::Rgb })? {
-                Some(profile) => convert(pixels, &profile).ok_or(NO_PROFILE)?,
+                Some(profile) => convert(pixels, &profile).ok_or(UNUSABLE_PROFILE)?,
                 None => pixels,
             };
             Ok(if pixels.color().has_alpha() {
@@ -71,12 +71,14 @@ pub(super) fn to_srgb(pixels: Decoded, tags: &ColorTags) -> Result<DynamicImage,
         } => {
             let rgb = match tags.profile(Source::Cmyk)? {
                 Some(profile) => {
-                    convert8(&profile, Layout::Rgba, Layout::Rgb, &samples).ok_or(NO_PROFILE)?
+                    // To the library, `Rgba` is the layout of CMYK, too.
+                    convert8(&profile, Layout::Rgba, Layout::Rgb, &samples)
+                        .ok_or(UNUSABLE_PROFILE)?
                 }
                 None => cmyk_to_rgb(&samples),
             };
             let pixels = ImageBuffer::from_raw(width, height, rgb);
-            pixels.map(DynamicImage::ImageRgb8).ok_or(NO_PROFILE)
+            pixels.map(DynamicImage::ImageRgb8).ok_or(UNUSABLE_PROFILE)
         }
     }
 }
@@ -96,6 +98,7 @@ impl ColorTags {
     }
 
     /// The color space of the pixels. Returns `None` if they are sRGB, or if the file says nothing that can be read.
+    /// The error says why a color space in cICP numbers is not supported.
     fn profile(&self, source: Source) -> Result<Option<ColorProfile>, Reason> {
         // 2 means unspecified, both for primaries and for the transfer function (H.273).
         if let Some(numbers) = self.cicp
@@ -182,6 +185,7 @@ fn from_cicp([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProfi
             return Err("its color primaries are not supported (cICP): convert it to sRGB");
         }
     };
+    // The parameters of a parametric curve, as in `SRGB_CURVE`. One parameter alone is an exponent.
     let curve = match transfer {
         1 | 6 | 14 | 15 => vec![1.0 / 0.45, 1.0 / 1.099, 0.099 / 1.099, 1.0 / 4.5, 0.081],
         4 => vec![2.2],
@@ -197,31 +201,33 @@ fn from_cicp([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProfi
     if (matrix, range) != (0, 1) {
         return Err(VIDEO_COLORS);
     }
-    rgb(chromaticities, curve).ok_or(NO_PROFILE)
+    rgb_profile(chromaticities, curve).ok_or(UNUSABLE_PROFILE)
 }
 
 /// The parametric curve of sRGB (IEC 61966-2-1), as the parameters g, a, b, c and d of ICC.1, 10.18.
 const SRGB_CURVE: [f32; 5] = [2.4, 1.0 / 1.055, 0.055 / 1.055, 1.0 / 12.92, 0.04045];
 
-/// The color space with this exponent, these chromaticities, or both. If one is missing, that of sRGB is used. Invalid
-/// values are ignored.
+/// The color space with this exponent, these chromaticities, or both. If one of them is missing or invalid, that of
+/// sRGB is used. Returns `None` if both are, or if only the exponent is valid and it is that of sRGB.
 fn from_gamma_and_chromaticities(
     gamma: Option<f32>,
     chromaticities: Option<Chromaticities>,
 ) -> Option<ColorProfile> {
-    // Programs write the curve of sRGB as 1/2.2, because `gAMA` can hold only an exponent.
-    let is_srgb = |gamma: f32| (gamma * 2.2 - 1.0).abs() < 0.011;
-    let gamma = gamma.filter(|gamma| (0.1..=10.0).contains(gamma) && !is_srgb(*gamma));
+    // Programs write the curve of sRGB as 1/2.2, or rounded as 0.45, because `gAMA` can hold only an exponent.
+    let is_srgb_gamma = |gamma: f32| (gamma * 2.2 - 1.0).abs() < 0.011;
+    let gamma = gamma.filter(|gamma| (0.1..=10.0).contains(gamma) && !is_srgb_gamma(*gamma));
     let curve = gamma.map_or_else(|| SRGB_CURVE.to_vec(), |gamma| vec![1.0 / gamma]);
-    let profile = chromaticities.and_then(|chromaticities| rgb(chromaticities, curve.clone()));
+    let profile =
+        chromaticities.and_then(|chromaticities| rgb_profile(chromaticities, curve.clone()));
     if profile.is_none() && gamma.is_none() {
         return None;
     }
-    profile.or_else(|| rgb([D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]], curve))
+    profile.or_else(|| rgb_profile([D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]], curve))
 }
 
 /// An RGB color space. Returns `None` if the primaries are not possible.
-fn rgb([white, red, green, blue]: Chromaticities, curve: Vec<f32>) -> Option<ColorProfile> {
+fn rgb_profile([white, red, green, blue]: Chromaticities, curve: Vec<f32>) -> Option<ColorProfile> {
+    // Twice the area of the triangle that the primaries span. It is 0 if they are on a line.
     let area = (green[0] - red[0]) * (blue[1] - red[1]) - (blue[0] - red[0]) * (green[1] - red[1]);
     if area.abs() < 0.001 || white[1] < 0.001 {
         return None;

@@ -19,6 +19,9 @@ use super::limits::{MAX_DECODED_BYTES, MAX_FILE_BYTES};
 use super::png::Png;
 use super::{ImagingError, UnsupportedFormat, exif};
 
+/// The most memory, in bytes, that the buffers of the PNG decoder take: the window of the compression and some rows.
+const PNG_BUFFER_BYTES: usize = 1 << 20;
+
 /// An image whose header has been read and is within the limits.
 pub(super) struct Original<'a> {
     pub(super) format: Format,
@@ -33,7 +36,7 @@ pub(super) struct Original<'a> {
     file: File<'a>,
 }
 
-/// The decoder of each format.
+/// An opened file, as the decoder of its format.
 enum File<'a> {
     Png(Box<Png<'a>>),
     Jpeg(Box<Jpeg<'a>>),
@@ -82,11 +85,13 @@ impl<'a> Original<'a> {
             File::Png(png) if png.has_16_bits() => decoded.saturating_mul(2),
             File::Png(_) => decoded,
             File::Jpeg(jpeg) => jpeg.memory(),
-            // The decoder holds a copy of its own, as measured.
+            // 7 bytes for each pixel, as measured: the decoder holds a copy of its own.
             File::Webp(_) => area * 7,
         };
-        // RGB and RGBA of eight bits without color tags are not converted.
+        // RGB and RGBA of eight bits without color tags are not converted. Other pixels of 3 or 4 bytes are, but their
+        // conversion takes no more memory than `decoding`.
         let needs_no_conversion = !self.has_color_tags && [area * 3, area * 4].contains(&decoded);
+        // A conversion gives RGB or RGBA. Where both are possible, RGBA is assumed.
         let channels = match &self.file {
             File::Jpeg(_) => 3,
             _ if decoded == area * 3 => 3,
@@ -100,20 +105,28 @@ impl<'a> Original<'a> {
         decoding.max(decoded.saturating_add(converted))
     }
 
+    /// The most memory, in bytes, that [`Self::decode_rows_or_all`] takes if it gives rows. Returns `None` if it does
+    /// not.
+    pub(super) fn memory_by_rows(mut self) -> Option<usize> {
+        let memory = self.file.memory_by_rows()?;
+        self.file.take_color_tags().are_srgb().then_some(memory)
+    }
+
     /// The size of the image as stored, before it is turned upright.
     pub(super) fn stored_size(&self) -> Pixels {
         let (width, height) = turned_size(self.orientation, self.width, self.height);
         Pixels { width, height }
     }
 
-    /// Decodes the pixels. If they are stored as eight-bit RGB in sRGB, `each_row` gets them row by row, and the result
-    /// is `None`. So the whole image is never in memory. Otherwise the result is that of [`Self::decode`].
+    /// Decodes the pixels. If the decoder gives eight-bit RGB in sRGB, `each_row` gets them row by row, and the result
+    /// is `None`. So the RGB pixels of the whole image are never in memory together. Otherwise `each_row` is not
+    /// called, and the result is that of [`Self::decode`].
     pub(super) fn decode_rows_or_all(
         mut self,
         each_row: impl FnMut(&[u8]),
     ) -> Result<Option<DynamicImage>, ImagingError> {
         let tags = self.file.take_color_tags();
-        let decoded = if self.file.has_rgb_rows() && tags.are_srgb() {
+        let decoded = if self.file.memory_by_rows().is_some() && tags.are_srgb() {
             self.file.decode_rows(each_row).map(|()| None)
         } else {
             let pixels = self.file.decode();
@@ -169,6 +182,7 @@ impl<'a> File<'a> {
         }
     }
 
+    /// Whether the file has color tags that may require a conversion.
     fn has_color_tags(&mut self) -> bool {
         match self {
             Self::Png(png) => {
@@ -195,7 +209,7 @@ impl<'a> File<'a> {
         .unwrap_or(Orientation::NoTransforms)
     }
 
-    /// What the file says about its colors. The profile is moved out of the decoder.
+    /// What the file says about its colors. Call it once: it may move the profile out of the decoder.
     fn take_color_tags(&mut self) -> ColorTags {
         let icc = match self {
             Self::Png(png) => return png.color_tags(),
@@ -208,16 +222,16 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Whether [`Self::decode_rows`] can be called.
-    fn has_rgb_rows(&self) -> bool {
+    /// The most memory, in bytes, that [`Self::decode_rows`] takes. Returns `None` if it cannot be called.
+    fn memory_by_rows(&self) -> Option<usize> {
         match self {
-            Self::Png(png) => png.has_rgb_rows(),
-            Self::Jpeg(jpeg) => jpeg.channels() == 3,
-            Self::Webp(_) => false,
+            Self::Png(png) => png.has_rgb_rows().then_some(PNG_BUFFER_BYTES),
+            Self::Jpeg(jpeg) => (jpeg.channels() == 3).then(|| jpeg.memory_by_rows()),
+            Self::Webp(_) => None,
         }
     }
 
-    /// Decodes rows of RGB with eight bits a channel, from top to bottom, and calls `each` for each of them.
+    /// Decodes to RGB with eight bits a channel, and calls `each` for each row, from top to bottom.
     fn decode_rows(self, each: impl FnMut(&[u8])) -> Result<(), &'static str> {
         match self {
             Self::Png(png) => png.decode_rows(each),
@@ -247,7 +261,8 @@ fn reason(error: &ImageError) -> &'static str {
     }
 }
 
-/// Width and height after `orientation` is applied. Applying it twice gives the original size.
+/// Width and height after `orientation` is applied. With that result and the same orientation, this function gives the
+/// size before.
 pub(super) fn turned_size(orientation: Orientation, width: u32, height: u32) -> (u32, u32) {
     match orientation {
         Orientation::Rotate90

@@ -20,7 +20,7 @@ pub enum ImagingError {
         /// The length of the file.
         bytes: usize,
     },
-    /// The pixels would take too much memory. The header says so, and nothing was decoded.
+    /// A side is too long, or the pixels would take too much memory. The header says so, and nothing was decoded.
     #[error(
         "the image is {width}×{height} pixels, too large to be opened: \
          images of up to {} pixels a side and {} megapixels are opened, fewer at 16 bits a channel",
@@ -41,7 +41,7 @@ pub enum ImagingError {
         /// What is wrong, as a phrase for people.
         reason: &'static str,
     },
-    /// The aspect ratio of the image is too different from what the job asks for.
+    /// The aspect ratio of the image is too different from what the job asks for, or a side has no pixels.
     #[error(
         "the image is {width}×{height}, which does not become {target} with fit {}: the shape is too different",
         match fit { Fit::Cover => "cover and without allow_crop", Fit::Contain => "contain", Fit::Strict => "strict" }
@@ -74,7 +74,8 @@ pub enum ImagingError {
         /// The message of the encoder.
         reason: String,
     },
-    /// A decoder or encoder panicked. It would panic again with this image.
+    /// A decoder, the resampler or an encoder panicked, or the decoded pixels did not match the size in the header.
+    /// This would happen again with this image.
     #[error("the image could not be processed")]
     Panicked,
     /// The process is shutting down. Another worker can render this image.

@@ -31,8 +31,8 @@ fn read_tag(block: &[u8]) -> Option<u8> {
             bytes.iter().rev().fold(0, add)
         }
     };
-    let directory = usize::try_from(number(block.get(4..8)?)).ok()?;
-    let directory = block.get(directory..)?;
+    let offset = usize::try_from(number(block.get(4..8)?)).ok()?;
+    let directory = block.get(offset..)?;
     let count = number(directory.get(..2)?) as usize;
     let entries = directory[2..].as_chunks::<12>().0.iter().take(count);
     let entry = entries

@@ -1,8 +1,11 @@
 //! Decides how an image gets its target size: what is scaled, cropped or padded, and which images are refused.
 
+use image::metadata::Orientation;
+
 use domain::generation::image::{Fit, Pixels, Recipe};
 
 use super::ImagingError;
+use super::decode::turned_size;
 
 /// By how much an image may be cropped or enlarged, in percent, unless its job allows more.
 ///
@@ -16,7 +19,7 @@ pub(super) struct Plan {
     /// The size that the image is resampled to.
     pub(super) scaled: Pixels,
     /// Whether the image is first cropped to the shape of `scaled`, around its center. Otherwise the whole image is
-    /// stretched by the fraction of a pixel by which the shapes differ.
+    /// stretched by the one pixel or less by which the shapes differ.
     pub(super) crops: bool,
     /// The size of the result. The resampled image is put into the middle of the result.
     pub(super) target: Pixels,
@@ -45,7 +48,7 @@ impl Plan {
                     )
             }
             Fit::Contain => true,
-            // The image has whole pixels, so its shape may differ by one pixel.
+            // Sides are whole pixels, so the shapes may differ by one pixel of the target.
             Fit::Strict => image_product.abs_diff(target_product) <= w.max(h),
         };
         if !shape_fits || [w, h, tw, th].contains(&0) {
@@ -61,8 +64,8 @@ impl Plan {
             Fit::Cover | Fit::Strict => target,
         };
         let [sw, sh] = [scaled.width, scaled.height].map(u64::from);
-        let is_enlarged = !is_within_tolerance(sw, w) || !is_within_tolerance(sh, h);
-        if is_enlarged && !rendering.allow_upscale {
+        let is_enlarged_much = !is_within_tolerance(sw, w) || !is_within_tolerance(sh, h);
+        if is_enlarged_much && !rendering.allow_upscale {
             return Err(ImagingError::TooSmall {
                 width,
                 height,
@@ -91,16 +94,16 @@ impl Plan {
         }
     }
 
-    /// The plan with width and height exchanged, for pixels that are turned by 90° afterwards.
-    pub(super) fn transposed(self) -> Self {
-        let swap = |pixels: Pixels| Pixels {
-            width: pixels.height,
-            height: pixels.width,
+    /// The plan for pixels as they are stored, which `orientation` turns upright afterwards.
+    pub(super) fn turned(self, orientation: Orientation) -> Self {
+        let turned = |pixels: Pixels| {
+            let (width, height) = turned_size(orientation, pixels.width, pixels.height);
+            Pixels { width, height }
         };
         Self {
-            scaled: swap(self.scaled),
+            scaled: turned(self.scaled),
             crops: self.crops,
-            target: swap(self.target),
+            target: turned(self.target),
         }
     }
 }
@@ -113,6 +116,7 @@ fn contained(width: u32, height: u32, target: Pixels) -> Pixels {
         let rounded = (side * to + from / 2) / from;
         u32::try_from(rounded).unwrap_or(max).clamp(1, max)
     };
+    // The image is wider than the target, so it gets the width of the target.
     if w * th > h * tw {
         Pixels {
             width: target.width,

@@ -61,15 +61,20 @@ pub(super) struct Jpeg<'a> {
     /// The ICC profile, joined from all its parts.
     pub(super) icc: Option<Vec<u8>>,
     tables: Tables,
+    /// The segments from the first scan on.
     rest: Segments<'a>,
 }
 
-/// The tables for reading scans. Later segments replace earlier ones.
+/// The tables for reading scans. There are four slots for each kind of table. A later segment replaces the tables of
+/// the slots that it names.
 #[derive(Default)]
 struct Tables {
     quantization: [Option<[u16; 64]>; 4],
+    /// The Huffman tables of DC coefficients.
     dc: [Option<Arc<HuffmanTable>>; 4],
+    /// The Huffman tables of AC coefficients.
     ac: [Option<Arc<HuffmanTable>>; 4],
+    /// The number of MCUs between two restart markers. 0 means that there are none.
     restart_interval: usize,
 }
 
@@ -86,7 +91,7 @@ impl<'a> Jpeg<'a> {
             let (marker, data) = segments.next()?.ok_or("the file has no pixels")?;
             match (marker, data) {
                 (0xDA, _) => {
-                    // `decode` reads this segment again.
+                    // `decode_rows` reads this segment again.
                     segments.at = at;
                     break;
                 }
@@ -96,6 +101,7 @@ impl<'a> Jpeg<'a> {
                 }
                 // A block that is too long for one segment continues in the next segment.
                 (0xE1, [b'E', b'x', b'i', b'f', 0, _, part @ ..]) => exif.extend(part),
+                // The number of the part, the number of parts, and the part.
                 (0xE2, data) if data.starts_with(b"ICC_PROFILE\0") && data.len() >= 14 => {
                     icc.push((data[12], &data[14..]));
                 }
@@ -136,17 +142,23 @@ impl<'a> Jpeg<'a> {
         }
     }
 
-    /// The most memory, in bytes, that [`Self::decode`] takes: the samples of all channels and the pixels that are made
-    /// from them. A progressive image first needs memory for its coefficients, of two bytes each.
+    /// The most memory, in bytes, that [`Self::decode`] takes: that of [`Self::decode_rows`], or the samples of all
+    /// channels and the pixels that are made from them.
     pub(super) fn memory(&self) -> usize {
-        let (all, largest) = self.frame.sample_counts();
+        let (all, _) = self.frame.sample_counts();
         let pixels = self.frame.width as usize * self.frame.height as usize * self.channels();
-        let coefficients = if self.frame.progressive {
+        self.memory_by_rows().max(all + pixels)
+    }
+
+    /// The most memory, in bytes, that [`Self::decode_rows`] takes: the samples of all channels. A progressive image
+    /// first needs memory for its coefficients, of two bytes each.
+    pub(super) fn memory_by_rows(&self) -> usize {
+        let (all, largest) = self.frame.sample_counts();
+        if self.frame.progressive {
             all * 2 + largest
         } else {
-            0
-        };
-        coefficients.max(all + pixels)
+            all
+        }
     }
 
     /// Decodes all pixels. Returns an error if a bit of a coefficient or the end marker is missing.
@@ -257,11 +269,11 @@ impl Tables {
                 &mut self.ac
             };
             let slot = tables.get_mut(usize::from(head & 15)).ok_or(DAMAGED)?;
-            let (lengths, rest) = rest.split_first_chunk::<16>().ok_or(DAMAGED)?;
-            let count: usize = lengths.iter().map(|count| usize::from(*count)).sum();
+            let (code_counts, rest) = rest.split_first_chunk::<16>().ok_or(DAMAGED)?;
+            let count: usize = code_counts.iter().map(|count| usize::from(*count)).sum();
             let (symbols, rest) = rest.split_at_checked(count).ok_or(DAMAGED)?;
             *slot = Some(Arc::new(
-                HuffmanTable::new(lengths, symbols).ok_or(DAMAGED)?,
+                HuffmanTable::new(code_counts, symbols).ok_or(DAMAGED)?,
             ));
             data = rest;
         }
@@ -272,6 +284,7 @@ impl Tables {
 /// Reads the segments of a file, from marker to marker.
 struct Segments<'a> {
     file: &'a [u8],
+    /// The offset of the next byte to read.
     at: usize,
 }
 
@@ -283,7 +296,7 @@ impl<'a> Segments<'a> {
         Ok(Self { file, at: 2 })
     }
 
-    /// The next segment with data. Returns `None` at the end marker.
+    /// The marker and the data of the next segment that has data. Returns `None` at the end marker.
     fn next(&mut self) -> Result<Option<(u8, &'a [u8])>, Reason> {
         loop {
             let marker = bits::next_marker(self.file, &mut self.at).ok_or(TRUNCATED)?;
@@ -295,6 +308,7 @@ impl<'a> Segments<'a> {
                 _ => {}
             }
             let rest = &self.file[self.at..];
+            // The length includes its own two bytes.
             let length = usize::from(u16::from_be_bytes(*rest.first_chunk().ok_or(TRUNCATED)?));
             let data = rest.get(2..length.max(2)).ok_or(TRUNCATED)?;
             if length < 2 {

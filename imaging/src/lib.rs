@@ -22,9 +22,9 @@ mod decode;
 mod encode;
 mod error;
 mod exif;
+mod filter;
 mod fit;
 mod jpeg;
-mod lanczos;
 mod limits;
 mod linear_light;
 mod png;
@@ -46,6 +46,7 @@ use image::DynamicImage;
 
 use self::decode::Original;
 pub use self::error::ImagingError;
+use self::filter::Filter;
 use self::fit::Plan;
 pub use self::provenance::Provenance;
 pub use self::render_pool::{RenderPool, cores};
@@ -97,13 +98,49 @@ pub fn inspect(file: &[u8]) -> Result<(MediaType, Pixels), ImagingError> {
     })
 }
 
-/// The most memory, in bytes, that [`render`] takes for an original of this size, including the file and the results.
+/// The most memory, in bytes, that [`render`] takes for this file, including the file and the results. Only the header
+/// is read. Most files need a third of what [`memory`] says, because their rows are resampled as they are decoded.
+///
+/// # Errors
+/// Returns an [`ImagingError`] if the file is not a PNG, JPEG or WebP image, if its header is damaged, or if it is too
+/// large.
+pub fn memory_to_render(file: &[u8], recipe: &Recipe) -> Result<usize, ImagingError> {
+    contain_panics(|| {
+        let original = Original::open(file)?;
+        let (width, height, stored) = (original.width, original.height, original.stored_size());
+        let most = memory(Pixels { width, height }, recipe.target);
+        let Ok(plan) = Plan::new(width, height, recipe) else {
+            return Ok(most);
+        };
+        let plan = plan.turned(original.orientation);
+        let decoding = original.memory_by_rows();
+        Ok(match decoding.filter(|_| stored != plan.scaled) {
+            Some(decoding) => {
+                let resampling = resample::memory(stored, plan.scaled);
+                file.len() + decoding + resampling + memory_of_result(recipe.target)
+            }
+            None => most,
+        })
+    })
+}
+
+/// The most memory, in bytes, that [`render`] takes for any original of this size with eight bits a channel, including
+/// the file and the results.
 pub fn memory(original: Pixels, target: Pixels) -> usize {
-    let area = |pixels: Pixels| u64::from(pixels.width) * u64::from(pixels.height);
-    // For each pixel of the original: 3 bytes for the file, 4 for RGBA, 3 for RGB made from the RGBA. The 16 bytes for
-    // resizing and encoding are measured.
-    let bytes = area(original) * (3 + 4 + 3) + area(target) * 16;
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+    // For each pixel of the original: 3 bytes for the file, 4 for RGBA, 3 for RGB made from the RGBA.
+    area(original)
+        .saturating_mul(3 + 4 + 3)
+        .saturating_add(memory_of_result(target))
+}
+
+/// The most memory, in bytes, that resized pixels take together with their files and with what encoders need. The 16
+/// bytes for each pixel are measured.
+fn memory_of_result(target: Pixels) -> usize {
+    area(target).saturating_mul(16)
+}
+
+fn area(pixels: Pixels) -> usize {
+    (pixels.width as usize).saturating_mul(pixels.height as usize)
 }
 
 /// The most memory, in bytes, that [`clean`] takes for this file, without the file itself. Only the header is read.
@@ -153,7 +190,8 @@ pub fn rendition(
     })
 }
 
-/// Measures how long decoding, resampling and encoding take, in the unit of `clock`.
+/// Measures how long decoding, resampling and encoding take, in this order and in the unit of `clock`. Sharpening is
+/// left out.
 ///
 /// # Errors
 /// Returns an [`ImagingError`] if the file cannot be read, or if the recipe does not allow the original's size or
@@ -169,7 +207,8 @@ pub fn measure_steps(
     let started = clock();
     open()?.decode_rows_or_all(|_| ())?;
     let decoded = clock();
-    // Decoding and resampling run together, row by row. So resampling takes what both take, less what decoding alone took.
+    // Decoding and resampling run together, row by row. So resampling takes what both take, less what decoding alone
+    // took.
     let pixels = decode_and_resize(open()?, plan, space)?;
     let resized = clock();
     encode::encode(&pixels, recipe.format, recipe.rendering.encoding)?;
@@ -183,7 +222,8 @@ struct FittedImage {
     source_format: Format,
 }
 
-/// Decodes an original and fits it into the size of the recipe.
+/// Decodes an original, fits it into the size of the recipe, and sharpens it if the recipe asks for this and a side was
+/// reduced.
 fn fitted_image(
     bytes: &[u8],
     recipe: &Recipe,
@@ -214,16 +254,15 @@ fn decode_and_resize(
     let orientation = original.orientation;
     let stored = original.stored_size();
     // The pixels are turned after resizing, because there are fewer pixels then. So the plan must be turned before.
-    let swaps_sides = matches!(decode::turned_size(orientation, 0, 1), (1, 0));
-    let plan = if swaps_sides { plan.transposed() } else { plan };
+    let plan = plan.turned(orientation);
     let mut pixels = if stored == plan.scaled {
         resize::resize(plan, original.decode()?, space)?
     } else {
-        let mut resampler = resize::resampler::<3>(stored, plan, space);
+        let mut resampler = resize::resampler::<3>(stored, plan, space, Filter::Lanczos);
         match original.decode_rows_or_all(|row| resampler.add(row))? {
             Some(pixels) => resize::resize(plan, pixels, space)?,
             None => {
-                let scaled = resize::rgb(plan, resampler).ok_or(ImagingError::Panicked)?;
+                let scaled = resize::into_rgb(plan, resampler).ok_or(ImagingError::Panicked)?;
                 resize::pad(scaled, plan)
             }
         }

@@ -7,13 +7,18 @@
 
 use std::sync::LazyLock;
 
-/// The number of entries in the table of values. At its steepest part, near black, the curve of sRGB has twenty of these
-/// steps for each value.
+/// The number of entries in the table of values. At its steepest part, near black, the curve of sRGB has twenty of
+/// these steps for each value.
 const STEPS: usize = 65_536;
 
 /// Tables from the 256 values of a channel to what the resampler averages, and back.
+///
+/// A *value* is a byte of a channel. A *share* is what is averaged, a number from 0 to 1. A *step* is a share that is
+/// rounded to one of 65,536 numbers.
 pub(super) struct Curve {
+    /// The share of each value.
     shares: [f32; 256],
+    /// The nearest value of each step.
     values: Box<[u8; STEPS]>,
 }
 
@@ -24,6 +29,7 @@ pub(super) static SRGB: LazyLock<Curve> = LazyLock::new(|| Curve::new(to_linear,
 pub(super) static STRAIGHT: LazyLock<Curve> = LazyLock::new(|| Curve::new(|v| v, |v| v));
 
 impl Curve {
+    /// `decode` gives the share of a value, and `encode` the value of a share. For both, values are from 0 to 1.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -31,7 +37,7 @@ impl Curve {
     )]
     fn new(decode: fn(f64) -> f64, encode: fn(f64) -> f64) -> Self {
         let values = vec![0; STEPS].into_boxed_slice();
-        let mut values: Box<[u8; STEPS]> = values.try_into().expect("as many");
+        let mut values: Box<[u8; STEPS]> = values.try_into().expect("the length is the same");
         for (value, step) in values.iter_mut().zip(0_u16..=u16::MAX) {
             let share = f64::from(step) / f64::from(u16::MAX);
             *value = (encode(share) * 255.0).round() as u8;
@@ -59,8 +65,8 @@ impl Curve {
 /// The nearest of 65,536 steps from 0 to 1. Shares below 0 and above 1 are clipped.
 #[inline(always)] // The resampler's loops are vectorized only if they contain this function.
 pub(super) fn step(share: f32) -> u16 {
-    // 2^23. A float of this size has no bits for fractions. So adding 2^23 rounds, and the lowest bits of the sum are the
-    // integer. This is faster than a conversion.
+    // 2^23. A float of this size has no bits for fractions. So adding 2^23 rounds, and the lowest bits of the sum are
+    // the integer. This is faster than a conversion.
     const ROUND: f32 = 8_388_608.0;
     let bits = (share.clamp(0.0, 1.0) * f32::from(u16::MAX) + ROUND).to_bits();
     (bits & 0xFFFF) as u16

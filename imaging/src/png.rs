@@ -93,7 +93,8 @@ impl<'a> Png<'a> {
         if rows == height { Ok(()) } else { Err(DAMAGED) }
     }
 
-    /// Decodes the pixels as they are stored. Of an animation only the default image is decoded.
+    /// Decodes the pixels. A palette is replaced by its colors, but no color is converted. Of an animation only the
+    /// default image is decoded.
     pub(super) fn decode(mut self) -> Result<DynamicImage, &'static str> {
         let mut samples = vec![0; self.decoded_bytes().ok_or("the image is too large")?];
         let frame = self.reader.next_frame(&mut samples);
@@ -162,8 +163,10 @@ fn with_clean_transparency(file: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(changed)
 }
 
-/// The chunks before the pixels: the offset, the name and the data of each.
+/// The chunks before the pixels: the offset, the name and the data of each. Besides its data, a chunk has 12 bytes:
+/// length, name and checksum.
 fn chunks(file: &[u8]) -> impl Iterator<Item = (usize, &[u8], &[u8])> {
+    // After the signature.
     let mut at = 8;
     std::iter::from_fn(move || {
         let length = u32::from_be_bytes(*file.get(at..)?.first_chunk()?) as usize;

@@ -3,8 +3,9 @@
 //!
 //! The provenance is machine-readable, as Article 50 of the EU AI Act requires. It is an XMP packet with IPTC's
 //! [digital source type](https://cv.iptc.org/newscodes/digitalsourcetype/) and the AI properties of the IPTC Photo
-//! Metadata Standard 2025.1. Nothing else is written: no prompt, no tenant and no time. So the same image gives the
-//! same bytes. The pixels do not change, because only a few chunks are inserted between those of the encoder.
+//! Metadata Standard 2025.1. Nothing else is written: no prompt, no tenant and no time. So the same image of the same
+//! job gives the same bytes. The pixels do not change, because only a few chunks are inserted between those of the
+//! encoder.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -77,6 +78,7 @@ static SRGB: LazyLock<Vec<u8>> = LazyLock::new(|| {
 fn png(file: &[u8], xmp: &str) -> Vec<u8> {
     // The length of the signature, and of the IHDR chunk with its length, name and checksum.
     const HEADER: usize = 33;
+    // The keyword, then no compression, no language and no translated keyword.
     let mut text = b"XML:com.adobe.xmp\0\0\0\0\0".to_vec();
     text.extend(xmp.as_bytes());
     let mut output = Vec::with_capacity(file.len() + text.len() + 40);
@@ -170,11 +172,11 @@ fn append_riff_chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
 
 /// The width, the height and whether there is alpha, from the only chunk of a simple WebP file.
 fn simple_header(image: &[u8]) -> (u32, u32, bool) {
-    let bits = |at: usize| u32::from(image[at]) | u32::from(image[at + 1]) << 8;
+    let word = |at: usize| u32::from(image[at]) | u32::from(image[at + 1]) << 8;
     if image.starts_with(b"VP8L") {
         // A signature byte, then 14 bits for the width minus one, 14 bits for the height minus one, and one bit for
         // alpha (RFC 9649, 3.4).
-        let bits = bits(9) | bits(11) << 16;
+        let bits = word(9) | word(11) << 16;
         (
             (bits & 0x3FFF) + 1,
             (bits >> 14 & 0x3FFF) + 1,
@@ -182,7 +184,7 @@ fn simple_header(image: &[u8]) -> (u32, u32, bool) {
         )
     } else {
         // A frame tag and a start code of three bytes each, then 14 bits for width and height (RFC 6386, 9.1).
-        (bits(14) & 0x3FFF, bits(16) & 0x3FFF, false)
+        (word(14) & 0x3FFF, word(16) & 0x3FFF, false)
     }
 }
 

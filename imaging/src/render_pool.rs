@@ -1,5 +1,5 @@
-//! Renders images on threads of its own, away from the async threads. At most as many images as there are cores are
-//! rendered at a time.
+//! Renders images on threads of its own, away from the async threads. Only a fixed number of images is rendered at a
+//! time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,8 @@ use super::{ImagingError, Provenance, Rendered, Rendition, clean, render};
 #[derive(Debug, Clone)]
 pub struct RenderPool {
     permits: Arc<Semaphore>,
-    cores: usize,
+    /// The number of images that can be rendered at a time.
+    capacity: usize,
     /// The number of images that wait or are being rendered.
     images: Arc<AtomicUsize>,
 }
@@ -32,24 +33,24 @@ pub fn cores() -> usize {
 const MAX_RENDER_TIME: Duration = Duration::from_secs(30);
 
 impl RenderPool {
-    /// Creates a pool that renders `cores` images at a time, but at least one.
-    pub fn new(cores: usize) -> Self {
-        let cores = cores.clamp(1, Semaphore::MAX_PERMITS);
+    /// Creates a pool that renders `capacity` images at a time, but at least one.
+    pub fn new(capacity: usize) -> Self {
+        let capacity = capacity.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            permits: Arc::new(Semaphore::new(cores)),
-            cores,
+            permits: Arc::new(Semaphore::new(capacity)),
+            capacity,
             images: Arc::default(),
         }
     }
 
     /// The number of images that can be rendered at a time, and the number that wait or are being rendered now.
     pub fn capacity_and_load(&self) -> (usize, usize) {
-        (self.cores, self.images.load(Ordering::Relaxed))
+        (self.capacity, self.images.load(Ordering::Relaxed))
     }
 
     /// The longest time until an image that is added now is done, including all images before it.
     pub fn max_wait(&self) -> Duration {
-        let rounds_before = self.images.load(Ordering::Relaxed) / self.cores;
+        let rounds_before = self.images.load(Ordering::Relaxed) / self.capacity;
         MAX_RENDER_TIME.saturating_mul(
             u32::try_from(rounds_before)
                 .unwrap_or(u32::MAX)

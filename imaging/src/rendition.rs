@@ -14,12 +14,12 @@ pub struct Rendered {
     pub c2pa: Option<[u8; 32]>,
 }
 
-/// An encoded image, ready for the bucket.
+/// An encoded image, ready for the bucket: a rendition, a thumbnail or a cleaned upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendition {
     /// The encoded file.
     pub bytes: Bytes,
-    /// The size of the image. For a rendition this is exactly the size of the recipe.
+    /// The size of the image. For [`Rendered::rendition`] this is exactly the size of the recipe.
     pub pixels: Pixels,
     /// The media type, as sent in `Content-Type`.
     pub media_type: MediaType,

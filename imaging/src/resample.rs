@@ -1,4 +1,4 @@
-//! Resamples an image by a Lanczos filter, row by row: rows of the source go in, from top to bottom, and rows of the
+//! Resamples an image by a filter, row by row: rows of the source go in, from top to bottom, and rows of the
 //! result are made as soon as their sources are there.
 //!
 //! So only the few source rows that the next result needs are held as floats, and these stay in the cache of the
@@ -16,7 +16,7 @@
 use domain::generation::image::Pixels;
 use fearless_simd::{Level, dispatch};
 
-use super::lanczos::Weights;
+use super::filter::{Filter, Weights, most_taps};
 use super::linear_light::{Curve, STRAIGHT, step};
 
 /// The number of floats that the vertical pass sums up at a time. They fit into the vector registers.
@@ -37,65 +37,93 @@ pub(super) struct Part {
 pub(super) struct Resampler<const N: usize> {
     curve: &'static Curve,
     /// The vector instructions that this machine has.
-    level: Level,
-    columns: Weights,
-    rows: Weights,
+    vector_level: Level,
+    /// The weights of source columns for each column of the result.
+    column_weights: Weights,
+    /// The weights of source rows for each row of the result.
+    row_weights: Weights,
     /// The number of floats of a source row.
-    source_row: usize,
-    /// The latest source rows. Row y is in slot y modulo their number. Each slot is filled up to whole blocks.
+    source_row_len: usize,
+    /// The latest source rows, as shares. Row y is in slot y modulo the number of slots. A slot is as long as a whole
+    /// number of blocks.
     latest: Vec<Vec<f32>>,
     /// The number of source rows that were added.
     added: usize,
     /// The number of rows of the result that were made.
     made: usize,
-    /// The result of the vertical pass.
+    /// The latest result of the vertical pass.
     mixed: Vec<f32>,
-    /// The result of the horizontal pass.
-    reduced: Vec<f32>,
-    /// The same, rounded to steps of the curve.
+    /// The latest result of the horizontal pass.
+    resampled: Vec<f32>,
+    /// `resampled`, rounded to steps of the curve.
     steps: Vec<u16>,
+    /// The samples of all rows of the result that were made.
     bytes: Vec<u8>,
 }
 
+/// The most memory, in bytes, that a resampler takes for an image, without the pixels of the result.
+pub(super) fn memory(source: Pixels, target: Pixels) -> usize {
+    let taps = |from: u32, to: u32| most_taps(from.div_ceil(to.max(1)) as usize);
+    let rows = taps(source.height, target.height);
+    let columns = taps(source.width, target.width);
+    // One more row is the result of the vertical pass.
+    let floats = (rows + 1) * (source.width as usize * LANES + BLOCK);
+    let weights = rows * target.height as usize + columns * target.width as usize;
+    // The weights are calculated with twice as many bytes, so there are three times as many meanwhile.
+    (floats + weights * 3 + target.width as usize * LANES * 2) * size_of::<f32>()
+}
+
 impl<const N: usize> Resampler<N> {
-    pub(super) fn new(source: Pixels, part: Part, target: Pixels, curve: &'static Curve) -> Self {
+    /// A resampler that makes `part` of the source as large as `target`, with this filter. `curve` says what is averaged.
+    pub(super) fn new(
+        filter: Filter,
+        source: Pixels,
+        part: Part,
+        target: Pixels,
+        curve: &'static Curve,
+    ) -> Self {
         let [width, height] = [source.width, source.height].map(|side| side as usize);
         let [to_width, to_height] = [target.width, target.height].map(|side| side as usize);
-        let columns = Weights::new(width, part.across, to_width);
-        let rows = Weights::new(height, part.down, to_height);
+        let column_weights = Weights::new(filter, width, part.across, to_width);
+        let row_weights = Weights::new(filter, height, part.down, to_height);
         // The horizontal pass reads up to a vector beyond the last pixel.
-        let slot = (width * N + LANES - N).next_multiple_of(BLOCK);
+        let slot_len = (width * N + LANES - N).next_multiple_of(BLOCK);
         Self {
             curve,
-            level: Level::new(),
-            source_row: width * N,
-            latest: vec![vec![0.0; slot]; rows.taps],
-            columns,
-            rows,
+            vector_level: Level::new(),
+            source_row_len: width * N,
+            latest: vec![vec![0.0; slot_len]; row_weights.taps],
+            column_weights,
+            row_weights,
             added: 0,
             made: 0,
-            mixed: vec![0.0; slot],
-            reduced: vec![0.0; to_width * N],
+            mixed: vec![0.0; slot_len],
+            resampled: vec![0.0; to_width * N],
             steps: vec![0; to_width * N],
             bytes: Vec::with_capacity(to_width * to_height * N),
         }
     }
 
-    /// Adds the next row of the source.
+    /// Adds the next row of the source, and makes the rows of the result for which all sources are there now.
     pub(super) fn add(&mut self, row: &[u8]) {
         let y = self.added;
         self.added += 1;
-        // Rows that no output needs are cropped away.
-        let Some(first) = self.rows.firsts.get(self.made).filter(|first| **first <= y) else {
+        // A row is not needed if it is above the inputs of the next output, or if all outputs are made.
+        let first = self.row_weights.firsts.get(self.made);
+        let Some(first) = first.filter(|first| **first <= y) else {
             return;
         };
-        let slot = y % self.rows.taps;
-        decode::<N>(self.curve, row, &mut self.latest[slot][..self.source_row]);
+        let slot = y % self.row_weights.taps;
+        decode::<N>(
+            self.curve,
+            row,
+            &mut self.latest[slot][..self.source_row_len],
+        );
         let mut first = *first;
-        while first + self.rows.taps == self.added {
+        while first + self.row_weights.taps == self.added {
             self.make_row(first);
             self.made += 1;
-            match self.rows.firsts.get(self.made) {
+            match self.row_weights.firsts.get(self.made) {
                 Some(next) => first = *next,
                 None => break,
             }
@@ -104,22 +132,22 @@ impl<const N: usize> Resampler<N> {
 
     /// The samples of the result. Returns `None` if rows of the source are missing.
     pub(super) fn finish(self) -> Option<Vec<u8>> {
-        (self.made == self.rows.firsts.len()).then_some(self.bytes)
+        (self.made == self.row_weights.firsts.len()).then_some(self.bytes)
     }
 
-    /// Makes the next row of the result.
+    /// Makes the next row of the result. `first` is its first source row.
     fn make_row(&mut self, first: usize) {
-        let taps = self.rows.taps;
+        let taps = self.row_weights.taps;
         let sources: Vec<(&[f32], f32)> = (first..first + taps)
             .map(|y| &*self.latest[y % taps])
-            .zip(self.rows.of(self.made).iter().copied())
+            .zip(self.row_weights.of(self.made).iter().copied())
             .collect();
-        let (columns, mixed) = (&self.columns, &mut self.mixed);
-        let (reduced, steps) = (&mut self.reduced, &mut self.steps);
-        dispatch!(self.level, _simd => {
+        let (column_weights, mixed) = (&self.column_weights, &mut self.mixed);
+        let (resampled, steps) = (&mut self.resampled, &mut self.steps);
+        dispatch!(self.vector_level, _simd => {
             mix_rows(&sources, mixed);
-            mix_columns::<N>(columns, mixed, reduced);
-            round::<N>(reduced, steps);
+            mix_columns::<N>(column_weights, mixed, resampled);
+            round::<N>(resampled, steps);
         });
         encode::<N>(self.curve, steps, &mut self.bytes);
     }
@@ -173,12 +201,13 @@ fn add_pixel(pixels: &[f32], weight: f32, sums: &mut [f32; LANES]) {
     }
 }
 
-/// Rounds averages to steps of the curve. Colors are divided by their alpha.
+/// Rounds a row of averages to steps of the curve. In RGBA, colors are divided by their alpha.
 #[inline(always)]
 fn round<const N: usize>(row: &[f32], steps: &mut [u16]) {
     if N == LANES {
         for (steps, pixel) in (steps.as_chunks_mut::<4>().0.iter_mut()).zip(row.as_chunks::<4>().0)
         {
+            // Not zero, because it is a divisor.
             let visible = pixel[3].max(f32::MIN_POSITIVE);
             let color = |channel: usize| step(pixel[channel] / visible);
             *steps = [color(0), color(1), color(2), step(pixel[3])];
@@ -190,7 +219,7 @@ fn round<const N: usize>(row: &[f32], steps: &mut [u16]) {
     }
 }
 
-/// Turns the values of a file into what is averaged. Colors are multiplied by their alpha.
+/// Turns the values of a file into shares, which are averaged. In RGBA, colors are multiplied by their alpha.
 fn decode<const N: usize>(curve: &Curve, row: &[u8], out: &mut [f32]) {
     if N == LANES {
         for (out, pixel) in out
@@ -210,7 +239,7 @@ fn decode<const N: usize>(curve: &Curve, row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Turns rounded averages into the values of a file.
+/// Turns rounded averages (steps) into the values of a file.
 fn encode<const N: usize>(curve: &Curve, steps: &[u16], bytes: &mut Vec<u8>) {
     if N == LANES {
         for [red, green, blue, alpha] in steps.as_chunks::<4>().0 {
@@ -239,8 +268,14 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    fn resampled<const N: usize>(samples: &[u8], from: Pixels, part: Part, to: Pixels) -> Vec<u8> {
-        let mut resampler = Resampler::<N>::new(from, part, to, &SRGB);
+    fn resampled<const N: usize>(
+        filter: Filter,
+        samples: &[u8],
+        from: Pixels,
+        part: Part,
+        to: Pixels,
+    ) -> Vec<u8> {
+        let mut resampler = Resampler::<N>::new(filter, from, part, to, &SRGB);
         for row in samples.chunks_exact(from.width as usize * N) {
             resampler.add(row);
         }
@@ -248,7 +283,13 @@ mod tests {
     }
 
     /// The weight of each input for an output, by the definition of the filter, in doubles.
-    fn exact_weights(inputs: u32, (start, length): (f64, f64), outputs: u32, at: u32) -> Vec<f64> {
+    fn exact_weights(
+        filter: Filter,
+        inputs: u32,
+        (start, length): (f64, f64),
+        outputs: u32,
+        at: u32,
+    ) -> Vec<f64> {
         let step = length / f64::from(outputs);
         let center = start + (f64::from(at) + 0.5) * step;
         let sinc = |x: f64| {
@@ -260,11 +301,12 @@ mod tests {
         };
         let weight = |input: u32| {
             let distance = (f64::from(input) + 0.5 - center) / step.max(1.0);
-            let inside = distance.abs() < 3.0;
-            if inside {
-                sinc(distance) * sinc(distance / 3.0)
-            } else {
-                0.0
+            match filter {
+                Filter::Lanczos if distance.abs() < 3.0 => sinc(distance) * sinc(distance / 3.0),
+                Filter::Hamming if distance.abs() < 1.0 => {
+                    sinc(distance) * (0.54 + 0.46 * (PI * distance).cos())
+                }
+                _ => 0.0,
             }
         };
         let weights: Vec<f64> = (0..inputs).map(weight).collect();
@@ -274,14 +316,14 @@ mod tests {
 
     /// Compares all pixels with sums in doubles over the whole image. They may differ by a level, where the exact value
     /// is halfway between two.
-    fn check<const N: usize>(from: Pixels, part: Part, to: Pixels) {
+    fn check<const N: usize>(filter: Filter, from: Pixels, part: Part, to: Pixels) {
         let samples = noise(from.width as usize * from.height as usize * N);
-        let result = resampled::<N>(&samples, from, part, to);
+        let result = resampled::<N>(filter, &samples, from, part, to);
         let pixels = samples.as_chunks::<N>().0;
         for (y, row) in (0..to.height).zip(result.chunks_exact(to.width as usize * N)) {
-            let down = exact_weights(from.height, part.down, to.height, y);
+            let down = exact_weights(filter, from.height, part.down, to.height, y);
             for (x, pixel) in (0..to.width).zip(row.as_chunks::<N>().0) {
-                let across = exact_weights(from.width, part.across, to.width, x);
+                let across = exact_weights(filter, from.width, part.across, to.width, x);
                 let mut sums = [0.0; N];
                 for (line, down) in pixels.chunks_exact(from.width as usize).zip(&down) {
                     for (pixel, across) in line.iter().zip(&across) {
@@ -326,25 +368,27 @@ mod tests {
     #[test]
     fn pixels_are_sums_by_the_definition() {
         let size = |width, height| Pixels { width, height };
-        for (from, to) in [
-            (size(40, 30), size(20, 15)),
-            (size(40, 30), size(13, 11)),
-            (size(20, 15), size(40, 30)),
-            (size(31, 17), size(30, 44)),
-            (size(90, 1), size(20, 1)),
-            (size(1, 5), size(4, 9)),
-            (size(2, 2), size(1, 1)),
-        ] {
-            check::<3>(from, whole(from), to);
-            check::<4>(from, whole(from), to);
+        for filter in [Filter::Lanczos, Filter::Hamming] {
+            for (from, to) in [
+                (size(40, 30), size(20, 15)),
+                (size(40, 30), size(13, 11)),
+                (size(20, 15), size(40, 30)),
+                (size(31, 17), size(30, 44)),
+                (size(90, 1), size(20, 1)),
+                (size(1, 5), size(4, 9)),
+                (size(2, 2), size(1, 1)),
+            ] {
+                check::<3>(filter, from, whole(from), to);
+                check::<4>(filter, from, whole(from), to);
+            }
+            let from = size(50, 40);
+            let part = Part {
+                across: (5.5, 39.0),
+                down: (14.25, 11.5),
+            };
+            check::<3>(filter, from, part, size(20, 10));
+            check::<4>(filter, from, part, size(60, 17));
         }
-        let from = size(50, 40);
-        let part = Part {
-            across: (5.5, 39.0),
-            down: (14.25, 11.5),
-        };
-        check::<3>(from, part, size(20, 10));
-        check::<4>(from, part, size(60, 17));
     }
 
     /// The widest vectors of this machine give the same sums as those of every machine.
@@ -357,7 +401,7 @@ mod tests {
         let rows: Vec<(&[f32], f32)> = (shares.chunks_exact(640).zip(&shares))
             .map(|(row, weight)| (row, *weight - 0.3))
             .collect();
-        let weights = Weights::new(200, (0.0, 200.0), 77);
+        let weights = Weights::new(Filter::Lanczos, 200, (0.0, 200.0), 77);
         let [mut plain, mut wide] = [[0.0; 640], [0.0; 640]];
         let [mut plain_out, mut wide_out] = [[0.0; 77 * 3], [0.0; 77 * 3]];
         mix_rows(&rows, &mut plain);
@@ -376,7 +420,7 @@ mod tests {
             width: 8,
             height: 8,
         };
-        let mut resampler = Resampler::<3>::new(from, whole(from), from, &SRGB);
+        let mut resampler = Resampler::<3>::new(Filter::Lanczos, from, whole(from), from, &SRGB);
         for row in noise(7 * 24).chunks_exact(24) {
             resampler.add(row);
         }

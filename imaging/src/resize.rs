@@ -5,6 +5,7 @@ use image::{DynamicImage, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 use domain::generation::image::Pixels;
 
 use super::ImagingError;
+use super::filter::Filter;
 use super::fit::Plan;
 use super::linear_light::{self, Curve};
 use super::resample::{Part, Resampler};
@@ -39,7 +40,7 @@ pub(super) fn resize(
     let scaled = if (pixels.width(), pixels.height()) == (plan.scaled.width, plan.scaled.height) {
         pixels
     } else {
-        resample(&pixels, plan, space).ok_or(ImagingError::Panicked)?
+        resample(&pixels, plan, space, Filter::Lanczos).ok_or(ImagingError::Panicked)?
     };
     Ok(pad(scaled, plan))
 }
@@ -61,7 +62,8 @@ fn without_opaque_alpha(pixels: DynamicImage) -> DynamicImage {
     }
 }
 
-/// Puts an image into the middle of its target, if it is smaller. The rest of the target is white, or transparent if the image has alpha.
+/// Puts an image into the middle of its target, if it is smaller. The rest of the target is white, or transparent if
+/// the image has alpha.
 pub(super) fn pad(scaled: DynamicImage, plan: Plan) -> DynamicImage {
     if plan.scaled == plan.target {
         return scaled;
@@ -83,30 +85,31 @@ pub(super) fn pad(scaled: DynamicImage, plan: Plan) -> DynamicImage {
     }
 }
 
-/// Resamples to [`Plan::scaled`]. Returns `None` if the number of samples does not match the size, which does not happen
-/// with pixels of our decoders.
+/// Resamples to [`Plan::scaled`]. Returns `None` if the number of samples does not match the size, which does not
+/// happen with pixels of our decoders.
 pub(super) fn resample(
     pixels: &DynamicImage,
     plan: Plan,
     space: ResampleSpace,
+    filter: Filter,
 ) -> Option<DynamicImage> {
     let source = Pixels {
         width: pixels.width(),
         height: pixels.height(),
     };
     if let DynamicImage::ImageRgba8(rgba) = pixels {
-        let mut resampler = resampler::<4>(source, plan, space);
+        let mut resampler = resampler::<4>(source, plan, space, filter);
         for row in rgba.chunks_exact(source.width as usize * 4) {
             resampler.add(row);
         }
         return RgbaImage::from_raw(plan.scaled.width, plan.scaled.height, resampler.finish()?)
             .map(Into::into);
     }
-    let mut resampler = resampler::<3>(source, plan, space);
+    let mut resampler = resampler::<3>(source, plan, space, filter);
     for row in pixels.as_bytes().chunks_exact(source.width as usize * 3) {
         resampler.add(row);
     }
-    rgb(plan, resampler)
+    into_rgb(plan, resampler)
 }
 
 /// The resampler for an image of this size. `N` is the number of channels.
@@ -114,8 +117,10 @@ pub(super) fn resampler<const N: usize>(
     source: Pixels,
     plan: Plan,
     space: ResampleSpace,
+    filter: Filter,
 ) -> Resampler<N> {
     Resampler::new(
+        filter,
         source,
         visible_part(source, plan),
         plan.scaled,
@@ -123,12 +128,12 @@ pub(super) fn resampler<const N: usize>(
     )
 }
 
-/// The result of a resampler. Returns `None` if rows of the source are missing.
-pub(super) fn rgb(plan: Plan, resampler: Resampler<3>) -> Option<DynamicImage> {
+/// The result of a resampler as an image. Returns `None` if rows of the source are missing.
+pub(super) fn into_rgb(plan: Plan, resampler: Resampler<3>) -> Option<DynamicImage> {
     RgbImage::from_raw(plan.scaled.width, plan.scaled.height, resampler.finish()?).map(Into::into)
 }
 
-/// The part of an image that is left after cropping around its center.
+/// The part of an image that is left after cropping around its center, or the whole image if the plan does not crop.
 fn visible_part(source: Pixels, plan: Plan) -> Part {
     let [width, height] = [source.width, source.height].map(f64::from);
     let shape = f64::from(plan.scaled.width) / f64::from(plan.scaled.height);

@@ -21,6 +21,7 @@ pub(super) fn sharpen(pixels: &mut DynamicImage) {
     }
 }
 
+/// Applies the mask to all pixels except those at the border, which lack neighbors.
 fn unsharp_mask<const N: usize>(samples: &mut [u8], width: usize, height: usize) {
     if width < 3 || height < 3 {
         return;

@@ -655,6 +655,50 @@ fn memory_for_cleaning_is_known_from_the_header() {
     assert!(memory_to_clean(b"words").is_err());
 }
 
+/// Of most files the rows are resampled as they are decoded, so that the whole image is never in memory.
+#[test]
+fn rendering_takes_no_more_memory_than_announced() {
+    let large = noisy(2_048, 2_048);
+    for from in [Format::Png, Format::Jpeg] {
+        let file = encoded(&large, from);
+        for to in FORMATS {
+            let recipe = recipe(target(1_024, 1_024), to);
+            let announced = memory_to_render(&file, &recipe).unwrap();
+            assert!(announced * 2 < memory(target(2_048, 2_048), recipe.target));
+            let provenance = Provenance {
+                model: "a-model".to_owned(),
+                source: "a-job/0".to_owned(),
+                synthetic: true,
+            };
+            let taken = peak_memory(|| drop(render(&file, &recipe, &provenance).unwrap()));
+            // What the file takes was there before.
+            let limit = announced - file.len();
+            assert!(taken <= limit, "{from} to {to}: {taken} of {limit} bytes");
+        }
+    }
+    // Pixels with alpha are decoded whole.
+    let with_alpha = encoded(&DynamicImage::new_rgba8(2_048, 2_048), Format::Png);
+    let recipe = recipe(target(1_024, 1_024), Format::Png);
+    let any_file = memory(target(2_048, 2_048), recipe.target);
+    assert_eq!(memory_to_render(&with_alpha, &recipe), Ok(any_file));
+    assert!(memory_to_render(b"words", &recipe).is_err());
+}
+
+/// By how many bytes the memory of this process grows meanwhile. Each test is a process of its own.
+fn peak_memory(work: impl FnOnce()) -> usize {
+    let bytes = |name: &str| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        let kibibytes = line.split_whitespace().nth(1).unwrap();
+        kibibytes.parse::<usize>().unwrap() << 10
+    };
+    let before = bytes("VmRSS");
+    // This resets the peak.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    work();
+    bytes("VmHWM").saturating_sub(before)
+}
+
 /// A PNG with detail, so that codecs have something to do.
 pub(super) fn png_original(width: u32, height: u32) -> Bytes {
     png(&drawn(width, height))
@@ -666,6 +710,20 @@ fn drawn(width: u32, height: u32) -> DynamicImage {
     RgbImage::from_raw(width, height, samples.collect())
         .unwrap()
         .into()
+}
+
+/// The same with the noise of a camera, so that its files are as large as those of photographs.
+fn noisy(width: u32, height: u32) -> DynamicImage {
+    let mut state = 1_u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24).to_le_bytes()[0] % 16
+    };
+    let mut pixels = drawn(width, height).into_rgb8();
+    for value in pixels.iter_mut() {
+        *value = value.saturating_add(noise());
+    }
+    pixels.into()
 }
 
 fn target(width: u32, height: u32) -> Pixels {

@@ -132,6 +132,7 @@ fn from_text(head: &[u8]) -> Option<UnsupportedFormat> {
     } else if lower.starts_with(b"<") && has(b"<svg") {
         Some(UnsupportedFormat::Svg)
     } else if matches!(head, [b'{' | b'[', ..]) && !head.contains(&0) {
+        // A zero byte would mean that this is no text.
         Some(UnsupportedFormat::Json)
     } else {
         is_base64(head).then_some(UnsupportedFormat::Base64)

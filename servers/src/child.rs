@@ -52,6 +52,7 @@ const DROP_POLLS: u32 = 200;
 /// A running server, or a program that prepares one.
 pub(crate) struct Child {
     process: process::Child,
+    /// The signal that the child gets when this value is dropped.
     parent_death_signal: Signal,
 }
 
@@ -82,7 +83,8 @@ pub(crate) fn command(
 }
 
 impl Child {
-    /// Starts a [`command`]. The child also gets `parent_death_signal` when this value is dropped.
+    /// Starts a command that [`command`] has made. The child also gets `parent_death_signal` when this value is
+    /// dropped.
     pub(crate) fn spawn(command: Command, parent_death_signal: Signal) -> Result<Self> {
         let (reply, process) = mpsc::sync_channel(1);
         SPAWNER

@@ -10,9 +10,10 @@ use crate::{
     urls::{Urls, running_urls},
 };
 
-/// The database of a data folder, whether a Platen runs there or not. `platen verify --data` uses it.
+/// The database of a data folder, whether a Platen runs there or not. Commands with `--data` use it.
 pub struct Database {
-    runtime_url: String,
+    /// The URL of the runtime login.
+    database_url: String,
     owner_url: String,
     /// The Postgres that [`Database::open`] started. `None` if a Postgres was already running.
     started: Option<Postgres>,
@@ -33,7 +34,7 @@ impl Database {
         }) = running_urls(data)?
         {
             return Ok(Self {
-                runtime_url: database_url,
+                database_url,
                 owner_url,
                 started: None,
             });
@@ -44,7 +45,7 @@ impl Database {
         }
         let postgres = Postgres::start(&folder).await?;
         Ok(Self {
-            runtime_url: postgres.database_url(),
+            database_url: postgres.database_url(),
             owner_url: postgres.owner_url(),
             started: Some(postgres),
         })
@@ -52,7 +53,7 @@ impl Database {
 
     /// The URL of the runtime login.
     pub fn database_url(&self) -> &str {
-        &self.runtime_url
+        &self.database_url
     }
 
     /// The URL of the login that owns the database.

@@ -33,7 +33,7 @@ pub fn restart_without_postgres_variables() {
     let _error = command.exec();
 }
 
-/// True for names such as `PGSSLMODE`, false for `PG_…`, which Postgres's clients do not read.
+/// Whether Postgres's clients may read the variable: true for names such as `PGSSLMODE`, false for `PG_…`.
 fn is_postgres_variable(name: &OsStr) -> bool {
     let rest = name.as_encoded_bytes().strip_prefix(b"PG");
     rest.is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_uppercase))

@@ -32,7 +32,9 @@ const LOG_TAIL_LINES: usize = 15;
 /// A folder that belongs to one server for as long as this value lives.
 pub(crate) struct Home {
     path: PathBuf,
+    /// The user that the server runs as; `None` for the user of this process.
     user: Option<User>,
+    /// Keeps other processes from using the folder.
     _lock: File,
 }
 
@@ -69,7 +71,7 @@ impl Home {
         self.user.as_ref()
     }
 
-    /// A random password. It is created once and stored in a file of this folder, which the server can read.
+    /// A random password. It is created once and stored in the file `name` of this folder, which the server can read.
     pub(crate) fn password(&self, name: &str) -> Result<String> {
         let path = self.path.join(name);
         let other_owners: Vec<Uid> = self.user.iter().map(|user| user.uid).collect();
@@ -92,6 +94,7 @@ impl Home {
         })
     }
 
+    /// Creates an empty file that belongs to the server's user.
     fn create_file(&self, path: &Path) -> Result<File> {
         let file = secrets::create(path)?;
         if let Some(user) = &self.user {
@@ -170,6 +173,7 @@ pub(crate) fn allow_servers_through(data: &Path) -> Result<()> {
         return Ok(());
     };
     let mode = fs::metadata(data)?.permissions().mode();
+    // Without the right to pass for everybody, the user's group gets it.
     if mode & 0o001 == 0 {
         chown(data, None, Some(user.gid.as_raw()))?;
         fs::set_permissions(data, Permissions::from_mode(mode | 0o010))?;
@@ -177,9 +181,11 @@ pub(crate) fn allow_servers_through(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folder itself if `user` can work in it, or else a folder in [`FALLBACK_FOLDER`] that replaces it.
+/// Finds the folder to use: the folder itself if `user` can work in it, or else a folder in [`FALLBACK_FOLDER`] that
+/// replaces it. The link `elsewhere` in the folder leads to the replacement. Gives the folder that is used to `user`.
 fn usable_folder(folder: &Path, user: &User) -> Result<PathBuf> {
     let link = folder.join("elsewhere");
+    // An earlier start has chosen the replacement.
     if let Ok(elsewhere) = fs::read_link(&link) {
         warn_of_fallback(folder, user, &elsewhere);
         DirBuilder::new().recursive(true).create(&elsewhere)?;
@@ -218,6 +224,7 @@ fn warn_of_fallback(folder: &Path, user: &User, elsewhere: &Path) {
     );
 }
 
+/// Gives a folder to `user`, if it belongs to somebody else.
 fn change_owner(folder: &Path, user: &User) -> Result<()> {
     if fs::metadata(folder)?.uid() != user.uid.as_raw() {
         chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw())).with_context(|| {

@@ -17,6 +17,7 @@ use crate::{
     urls::{LoginUrls, Urls, urls_file},
 };
 
+/// How often both servers are checked for having ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A private Postgres and a private Redis, both ready.

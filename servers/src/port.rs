@@ -31,13 +31,13 @@ pub fn free_port() -> io::Result<u16> {
     result
 }
 
-/// The ports that the kernel does not use for outgoing connections. If the system does not tell its range, all ports
-/// from [`MIN_PORT`] on.
+/// The ports from [`MIN_PORT`] on that are below those that the kernel uses for outgoing connections. If the system
+/// does not tell its range, or if fewer than [`MIN_PORTS`] are left, all ports from [`MIN_PORT`] on.
 fn server_ports() -> Range<u16> {
     let outgoing = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
-    let first = outgoing.and_then(|range| range.split_whitespace().next()?.parse().ok());
+    let first_outgoing = outgoing.and_then(|range| range.split_whitespace().next()?.parse().ok());
     MIN_PORT
-        ..first
+        ..first_outgoing
             .filter(|first| *first > MIN_PORT + MIN_PORTS)
             .unwrap_or(u16::MAX)
 }

@@ -32,7 +32,8 @@ const ADMIN: &str = "platen_admin";
 const API: &str = "platen_login_api";
 const WORKER: &str = "platen_login_worker";
 const READER: &str = "platen_login_reader";
-/// The name of the database. Also the login for the commands of the program, which may act as every runtime role.
+/// The name of the database, and also of the login for the commands of the program, which may act as every runtime
+/// role.
 const PLATEN: &str = "platen";
 
 /// The signal that Postgres gets when this process dies. `SIGQUIT` makes Postgres end at once, together with its own
@@ -70,7 +71,9 @@ pub struct Postgres {
     programs: Programs,
     durability: Durability,
     port: u16,
+    /// The password of [`ADMIN`].
     admin_password: String,
+    /// The password of the login [`PLATEN`].
     password: String,
     /// The passwords of [`API`], [`WORKER`] and [`READER`], in this order.
     role_passwords: [String; 3],
@@ -145,7 +148,7 @@ impl Postgres {
         self.server.kill().await;
     }
 
-    /// The URL of the runtime login, which has only the rights that the migrations grant.
+    /// The URL of the login `platen`, which may act as every runtime role and has no rights of its own.
     pub fn database_url(&self) -> String {
         self.url(PLATEN, &self.password, PLATEN)
     }
@@ -192,7 +195,8 @@ impl Postgres {
         )
     }
 
-    /// Creates the runtime logins and the database if they are missing, also after a start that was interrupted.
+    /// Creates the runtime logins and the database if they are missing: in a new cluster, or after a start that was
+    /// interrupted.
     async fn create_logins_and_database(&self) -> Result<()> {
         let mut connection: PgConnection = self
             .url(ADMIN, &self.admin_password, "postgres")
@@ -237,8 +241,8 @@ impl Postgres {
     }
 }
 
-/// Creates a new cluster. The cluster gets its final name when it is complete, so an incomplete cluster is never
-/// started.
+/// Creates a new cluster (the data of a Postgres server). The cluster gets its final name when it is complete, so an
+/// incomplete cluster is never started.
 async fn initdb(
     home: &Home,
     programs: &Programs,
@@ -285,8 +289,9 @@ async fn initdb(
     Ok(())
 }
 
-/// Starts the server on `port`, or on a free port if `port` is `None`. Tries again if another process took the port, or
-/// if the Postgres of an earlier Platen has not quite ended.
+/// Starts the server on `port`, or on a free port if `port` is `None`. Tries again for up to
+/// [`PREDECESSOR_TIMEOUT`] if another process took the port, or if the Postgres of an earlier Platen has not quite
+/// ended. Also returns the log and the port.
 async fn launch(
     home: &Home,
     programs: &Programs,
@@ -328,6 +333,7 @@ async fn launch(
     }
 }
 
+/// The settings of the server, except its port.
 fn settings(durability: Durability) -> impl Iterator<Item = &'static str> {
     const ALWAYS: &[&str] = &[
         "listen_addresses=127.0.0.1",
@@ -342,7 +348,14 @@ fn settings(durability: Durability) -> impl Iterator<Item = &'static str> {
         "log_destination=stderr",
     ];
     // Commits stay synchronous. They cost nothing without fsync, and tests that kill Postgres must find committed data.
-    const REDUCED: &[&str] = &["fsync=off", "full_page_writes=off", "shared_buffers=32MB"];
+    // Of two values of one setting the last counts. There are more connections than above, because several tests, some
+    // with a dozen processes each, share one server.
+    const REDUCED: &[&str] = &[
+        "fsync=off",
+        "full_page_writes=off",
+        "shared_buffers=32MB",
+        "max_connections=400",
+    ];
     let extra: &[&str] = match durability {
         Durability::Full => &[],
         Durability::Reduced => REDUCED,
@@ -350,8 +363,8 @@ fn settings(durability: Durability) -> impl Iterator<Item = &'static str> {
     ALWAYS.iter().chain(extra).copied()
 }
 
-/// Waits until the server writes into its pid file that it accepts connections, also as a replica. An answer on the
-/// port would not prove that this server has answered. The error says what went wrong.
+/// Waits until the server has written into its pid file that it accepts connections, as a primary or as a replica. An
+/// answer on the port would not prove that this server has answered. The error says what went wrong.
 async fn wait_until_ready(server: &mut Child, cluster: &Path) -> Result<(), String> {
     let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {

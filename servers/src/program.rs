@@ -14,7 +14,8 @@ pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-/// The major version: the first whole number after `prefix` in the output of `program --version`.
+/// The major version: the whole number right after `prefix` in the output of `program --version`. Returns `None` if the
+/// program cannot be run, or if its output has no such number.
 pub(crate) fn major_version(program: &Path, prefix: &str) -> Option<u32> {
     let output = Command::new(program).arg("--version").output().ok()?;
     number_after(&String::from_utf8_lossy(&output.stdout), prefix)

@@ -27,10 +27,11 @@ const INSTALL: &str = "Platen needs Redis 7 or newer (the program `redis-server`
 /// Redis has nothing to save, so it may be killed.
 const PARENT_DEATH_SIGNAL: Signal = Signal::SIGKILL;
 
+/// How long one try to start may take. After this time no further try begins.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a server that starts is asked whether it is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// The time until a restart tries to use its port again.
+/// The time until a restart tries its port again after another process had it.
 const PORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A private Redis that accepts connections. Dropping this value ends Redis.
@@ -74,8 +75,8 @@ impl Redis {
                         home,
                     });
                 }
-                // Another process took the port in the meantime.
                 StartResult::PortTaken(why) if Instant::now() >= deadline => bail!(why),
+                // Another process took the port in the meantime. The next try uses another port.
                 StartResult::PortTaken(_) => {}
             }
         }
@@ -168,6 +169,7 @@ fn url(port: u16, password: &str) -> String {
     format!("redis://default:{password}@127.0.0.1:{port}/0")
 }
 
+/// The settings, as lines of a configuration file.
 fn settings(port: u16, password: &str) -> String {
     format!(
         "bind 127.0.0.1\n\
@@ -204,7 +206,8 @@ async fn ping(url: &str) -> ::redis::RedisResult<()> {
     cmd("PING").query_async(&mut connection).await
 }
 
-/// A sentence that says what to install before a private Redis can start. Returns `None` if it is installed.
+/// A sentence that says what to install before a private Redis can start. Returns `None` if Redis is installed, in
+/// whatever version.
 pub fn missing() -> Option<&'static str> {
     program::in_path("redis-server")
         .is_none()

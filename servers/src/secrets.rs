@@ -39,6 +39,7 @@ pub(crate) fn open(
     options: &mut OpenOptions,
     other_owners: &[Uid],
 ) -> anyhow::Result<File> {
+    // `O_NONBLOCK`: to open a named pipe would otherwise wait for its other end. A pipe is refused below.
     let opened = options
         .mode(0o600)
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
@@ -83,6 +84,7 @@ pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
             path.display()
         );
     }
+    // The new text is written to a second file, which then takes the place of the first.
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}.partial", std::process::id()));

@@ -48,7 +48,8 @@ pub(crate) fn urls_file(data: &Path) -> PathBuf {
     data.join("servers.json")
 }
 
-/// The URLs of the servers that a running Platen keeps in this data folder. Returns `None` if no Platen runs there.
+/// The URLs of the servers that a running Platen keeps in this data folder. Returns `None` if no Platen runs there, or
+/// if its file cannot be opened.
 ///
 /// # Errors
 ///
@@ -57,7 +58,7 @@ pub fn running_urls(data: &Path) -> Result<Option<Urls>> {
     let Ok(mut file) = File::open(urls_file(data)) else {
         return Ok(None);
     };
-    // A shared lock, so that two readers do not block each other.
+    // Nobody holds the lock, so no Platen runs. A shared lock, so that two readers do not take each other for a Platen.
     if file.try_lock_shared().is_ok() {
         return Ok(None);
     }

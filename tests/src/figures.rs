@@ -14,6 +14,13 @@ pub fn percentile<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
         .unwrap_or_default()
 }
 
+/// The value in the middle, or between the two in the middle; not a number if there is none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
+    f64::midpoint(at(values.len().saturating_sub(1) / 2), at(values.len() / 2))
+}
+
 /// A duration in milliseconds.
 pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3

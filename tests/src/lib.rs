@@ -22,6 +22,7 @@ pub mod drain;
 pub mod figures;
 pub mod fleet;
 pub mod gcs;
+pub mod history;
 pub mod models;
 pub mod once;
 pub mod one_answer;

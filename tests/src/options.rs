@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bucket::Address;
 use common::config::{
-    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, UnbilledLimits,
+    Config, DEFAULT_API_MEMORY, DEFAULT_MEMORY, Links, Logins, Ports, Providers, Rates, Timing,
+    UnbilledLimits,
 };
 use domain::lanes::LaneTiming;
 use fakes::Fake;
@@ -74,8 +75,8 @@ impl Default for Options {
             tenant_slots_percent: 100,
             spool: 256_000_000,
             spool_disk: 0,
-            memory: MEMORY,
-            api_memory: API_MEMORY,
+            memory: DEFAULT_MEMORY,
+            api_memory: DEFAULT_API_MEMORY,
             lease: Duration::from_secs(3),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
             closed: Duration::from_millis(500),
@@ -136,6 +137,12 @@ impl Options {
             ),
             previous_signing_key: None,
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),
+            master_keys: Some(
+                format!("tests:{}", "5eed".repeat(16))
+                    .parse()
+                    .expect("a key"),
+            ),
+            private_networks: vec!["127.0.0.0/8".parse().expect("a network")],
             operator_key: Some(SecretString::from(OPERATOR_KEY)),
             links: Links::default(),
             listen: any_port,

@@ -186,8 +186,13 @@ impl Pipeline {
 
     /// Adds another key to the first tenant.
     pub async fn add_key(&self) -> String {
+        self.add_key_of(self.tenant).await
+    }
+
+    /// Adds a key to a tenant.
+    pub async fn add_key_of(&self, tenant: TenantId) -> String {
         let pool = self.api_pool().await;
-        let key = tenants::add_key(&pool, TESTER, self.tenant, "another").await;
+        let key = tenants::add_key(&pool, TESTER, tenant, "another").await;
         pool.close().await;
         key.unwrap().expose().to_owned()
     }

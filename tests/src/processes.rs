@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::config::{API_MEMORY, Config};
+use common::config::{Config, DEFAULT_API_MEMORY};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::process::{Child, Command};
 
@@ -72,7 +72,7 @@ pub fn configured(mut platen: Command, command: &str, config: &Config) -> Comman
         .stdin(Stdio::null())
         .kill_on_drop(true);
     // Set only where needed, because older versions do not know these variables.
-    if config.api_memory != API_MEMORY {
+    if config.api_memory != DEFAULT_API_MEMORY {
         let megabytes = (config.api_memory / 1_000_000).to_string();
         platen.env("PLATEN_API_MEMORY_MB", megabytes);
     }

@@ -434,8 +434,8 @@ fn exported() -> BTreeSet<String> {
     telemetry::CALL_SECONDS.with_label_values(&["model", "ok"]);
     telemetry::HTTP_SECONDS.with_label_values(&["GET", "/", "200"]);
     telemetry::API_SUBMIT_GROUP.observe(1.0);
-    drop(telemetry::process::step("store"));
-    let process = telemetry::process();
+    drop(telemetry::process::start_step_timer("store"));
+    let process = telemetry::process_metrics();
     let series = |name: &str| {
         if process.contains(&format!("# TYPE {name} histogram\n")) {
             ["_bucket", "_sum", "_count"]

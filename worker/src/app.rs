@@ -34,7 +34,8 @@ use crate::spool::Spool;
 pub struct App {
     /// The worker's name: the host and a new id at each start, so that no two workers share a name.
     pub name: String,
-    /// Connections to Postgres in the worker's role, which sees one tenant at a time.
+    /// Connections to Postgres in the worker's role. In most tables this role sees one tenant at a
+    /// time.
     pub pool: PgPool,
     /// The URL of Postgres in the reader's role, for tasks that concern all tenants.
     pub reader_url: SecretString,
@@ -46,6 +47,7 @@ pub struct App {
     pub lanes: Lanes,
     /// The attempts of this worker that wait for a full lane.
     pub lane_waiters: Arc<LaneWaiters>,
+    /// How many jobs of each model may start, as the dispatcher last read from the lanes.
     capacity: RwLock<Capacity>,
     /// Where this worker's searches for due jobs begin.
     pub search_marks: SearchMarks,
@@ -61,6 +63,8 @@ pub struct App {
     pub render_pool: RenderPool,
     /// The memory that images may take.
     pub memory: Memory,
+    /// Further memory that only rendering may take.
+    pub(crate) render_reserve: Memory,
     /// The leases this worker holds.
     pub leases: Leases,
     /// How long things may take, and how often schedules run.
@@ -69,7 +73,8 @@ pub struct App {
     pub unbilled_limits: UnbilledLimits,
     /// How many jobs run at once, and whose they are.
     pub slots: Slots,
-    /// The lanes that were unavailable at the last check, and the class that opened each circuit.
+    /// The lanes whose circuit breaker was open or half-open at the last check, and the class that
+    /// opened each.
     pub unavailable_lanes: Mutex<BTreeMap<String, Class>>,
     /// Since when Redis has not answered the dispatcher; `None` while it answers.
     pub redis_unavailable_since: Mutex<Option<Instant>>,
@@ -77,20 +82,22 @@ pub struct App {
     pub started: Instant,
     /// The tasks that shutdown waits for.
     pub tasks: TaskTracker,
-    /// Cancelled when the worker begins to stop. Running calls may end after that, but nothing new
+    /// Canceled when the worker begins to stop. Running calls may end after that, but nothing new
     /// begins.
     pub stop_signal: CancellationToken,
+    /// When this worker last reached Postgres, and whether expired leases may be reaped yet.
     pub(crate) database_contact: Mutex<DatabaseContact>,
 }
 
 impl App {
-    /// Connects to everything that the configuration names. Redis may be unavailable at the start.
-    /// Postgres must be reachable and the providers' credentials must be there.
+    /// Builds the state from the configuration, connects to Postgres and checks the bucket's
+    /// marker. Redis and the bucket may be unavailable at the start. Postgres must be reachable,
+    /// and the providers' credentials must be there.
     ///
     /// # Errors
     ///
     /// Returns an error if a setting is missing or unusable, if Postgres cannot be reached, or if
-    /// the bucket belongs to another installation.
+    /// the bucket belongs to another installation or lacks its marker.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let catalog = config.catalog()?;
         let slots = Slots::new(config.slots, config.tenant_slots_percent);
@@ -137,6 +144,7 @@ impl App {
             catalog: Arc::new(catalog),
             render_pool: RenderPool::new(imaging::cores()),
             memory,
+            render_reserve: memory::render_reserve(),
             leases: Leases::default(),
             timing: config.timing.clone(),
             unbilled_limits: config.unbilled_limits,
@@ -155,10 +163,12 @@ impl App {
         self.spool.owner()
     }
 
-    /// Starts no job until `until` ends or the worker stops. Running jobs go on.
+    /// Keeps this worker from starting jobs until `until` ends or the worker stops. Running jobs go
+    /// on.
     ///
-    /// This function takes the slots as they become free. Without a free slot this worker pops
-    /// nothing from the ready queue, so other workers get the jobs.
+    /// This function takes the slots and the places of the reserve as they become free. Without a
+    /// free slot or place this worker pops nothing from the ready queue, so other workers get the
+    /// jobs.
     pub async fn start_no_job_until(&self, until: impl Future<Output = ()>) {
         let permits = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let Slots {

@@ -6,17 +6,19 @@
 
 use std::time::{Duration, Instant};
 
-/// The last contact with the database, and the pause after a gap.
+/// The last contact with the database, and the pause of the reaper after a gap.
 #[derive(Debug, Default)]
 pub(crate) struct DatabaseContact {
+    /// When the database last answered.
     last: Option<Instant>,
+    /// Until when no expired lease may be reaped, because of the latest gap.
     pause_until: Option<Instant>,
 }
 
 impl DatabaseContact {
     /// Notes that the database answered at `now`, and returns whether expired leases may be reaped.
-    /// After the database did not answer for longer than `max_gap`, they may not be reaped for one
-    /// `lease`.
+    /// If the last answer before that came more than `max_gap` ago, no lease may be reaped for the
+    /// duration `lease` of one lease.
     pub(crate) fn note(&mut self, now: Instant, max_gap: Duration, lease: Duration) -> bool {
         let gap = self.last.map(|last| now - last);
         self.last = Some(now);

@@ -1,8 +1,9 @@
 //! The attempts of this worker that wait for a full lane.
 //!
 //! Of the attempts of one tenant that wait for the same lane, only the first asks Redis. So a
-//! hundred waiting attempts cost no more than one. The end of a call of this worker wakes the first
-//! attempt of each tenant at once. The end of another worker's call is found by asking again.
+//! hundred waiting attempts cost no more than one. When a call of this worker ends, the first
+//! attempt of each tenant that waits for the call's lane asks again at once. The end of another
+//! worker's call is found only by asking again after a delay.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,40 +12,44 @@ use domain::catalog::Lane;
 use domain::id::TenantId;
 use tokio::sync::{Notify, OwnedMutexGuard};
 
-/// The attempts of one tenant that wait for one lane.
-type Place = (Lane, TenantId);
+/// The attempts of one tenant that wait for one lane form one queue.
+type QueueKey = (Lane, TenantId);
 
 /// The attempts that wait.
 #[derive(Default)]
 pub struct LaneWaiters {
-    turns: Mutex<HashMap<Place, Arc<tokio::sync::Mutex<()>>>>,
+    /// One lock for each queue. The attempt that holds it asks Redis for the lane, and the others
+    /// wait for the lock in their order. An entry is removed when its last attempt has left.
+    turns: Mutex<HashMap<QueueKey, Arc<tokio::sync::Mutex<()>>>>,
+    /// Notified when a call of this worker on the lane has ended.
     ends: Mutex<HashMap<Lane, Arc<Notify>>>,
 }
 
 /// The right to ask for a lane. The next attempt asks when this value is dropped.
 pub struct Turn<'a> {
     waiters: &'a LaneWaiters,
-    place: Place,
+    key: QueueKey,
+    /// `None` while the attempt waits for its turn.
     guard: Option<OwnedMutexGuard<()>>,
 }
 
 impl LaneWaiters {
-    /// Waits until no earlier attempt of the tenant asks for the lane. Attempts come in the order in
-    /// which they called this.
+    /// Waits until no earlier attempt of the tenant asks for the lane. Attempts get their turn in
+    /// the order in which they called this function.
     pub async fn turn(&self, lane: &Lane, tenant: TenantId) -> Turn<'_> {
-        let place = (lane.clone(), tenant);
-        let waiting = Arc::clone(lock(&self.turns).entry(place.clone()).or_default());
-        // Built before the wait, so that it cleans up also if the wait is given up.
+        let key = (lane.clone(), tenant);
+        let turn_lock = Arc::clone(lock(&self.turns).entry(key.clone()).or_default());
+        // Built before the wait, so that its drop removes the entry even if the wait is abandoned.
         let mut turn = Turn {
             waiters: self,
-            place,
+            key,
             guard: None,
         };
-        turn.guard = Some(waiting.lock_owned().await);
+        turn.guard = Some(turn_lock.lock_owned().await);
         turn
     }
 
-    /// What is notified when a call of this worker on the lane has ended.
+    /// Returns what is notified each time a call of this worker on the lane has ended.
     pub fn ends(&self, lane: &Lane) -> Arc<Notify> {
         Arc::clone(lock(&self.ends).entry(lane.clone()).or_default())
     }
@@ -59,14 +64,15 @@ impl LaneWaiters {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        // The guard holds a reference, too, so it is dropped before the references are counted.
         self.guard = None;
         let mut turns = lock(&self.waiters.turns);
         // The map holds the only reference if nobody waits. References are taken under this lock.
         if turns
-            .get(&self.place)
+            .get(&self.key)
             .is_some_and(|turn| Arc::strong_count(turn) == 1)
         {
-            turns.remove(&self.place);
+            turns.remove(&self.key);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The leases this worker holds. One statement renews all of them.
 //!
 //! When the database is unreachable, a lease may run out there without this worker's knowledge. So
-//! the worker measures each lease with its own monotonic clock, and begins nothing more once the
+//! the worker measures each lease with its own monotonic clock, and begins no further call once the
 //! lease may have run out. The worker still waits for the end of a running call, because the call
 //! is paid for: the image is stored under the call's own key, and the worker that has the job by
-//! then adopts it. The work is dropped only when the database says that another attempt has the
-//! job.
+//! then adopts it. The work is dropped only when the database says that this attempt no longer
+//! holds the job: another attempt has the job, or the job has ended.
 //!
 //! An attempt that hangs must not renew its lease for ever. So each step declares how long it may
 //! take, and an attempt whose step took longer is dropped. The lease then runs out, as if the
@@ -26,14 +26,17 @@ use tokio_util::sync::CancellationToken;
 pub struct Leases(Arc<Mutex<HashMap<JobId, LeaseState>>>);
 
 struct LeaseState {
+    /// The number of the attempt that holds the lease.
     fence: i32,
-    /// Until when the lease is surely valid. The time is counted from before the request was sent,
-    /// so the lease never ends earlier in the database.
+    /// Until when the lease is surely valid. The time is counted from before the claim or renewal
+    /// was sent, so the lease never ends earlier in the database.
     valid_until: Instant,
     /// The deadline of each running step, by the step's number.
     steps: HashMap<u64, Instant>,
-    /// When the last step ended. The next step must begin within two leases from then.
+    /// When the last step ended; before that, when the lease was added. The next step must begin
+    /// within two lease durations from then.
     last_step_ended: Instant,
+    /// See [`HeldLease::lost`].
     lost: CancellationToken,
 }
 
@@ -41,6 +44,7 @@ struct LeaseState {
 #[must_use]
 pub struct Step<'a> {
     lease: &'a HeldLease,
+    /// Random, to tell the steps of an attempt apart that run at the same time.
     number: u64,
 }
 
@@ -48,9 +52,11 @@ pub struct Step<'a> {
 pub struct HeldLease {
     job: JobId,
     fence: i32,
-    lease: Duration,
+    /// How long the lease is valid after each renewal.
+    duration: Duration,
     leases: Leases,
-    /// Cancelled when another attempt has the job: stop at once and write nothing.
+    /// Canceled when another attempt has the job or the job has ended: stop at once and write
+    /// nothing.
     pub lost: CancellationToken,
 }
 
@@ -59,7 +65,7 @@ impl HeldLease {
     /// take as long as that.
     pub fn is_valid(&self) -> bool {
         let valid_until = self.with_state(|state| state.valid_until);
-        valid_until.is_some_and(|until| Instant::now() + self.lease / 6 < until)
+        valid_until.is_some_and(|until| Instant::now() + self.duration / 6 < until)
     }
 
     /// Begins a step that may take up to `max_duration`. Between two steps at most twice the lease
@@ -76,11 +82,12 @@ impl HeldLease {
     }
 
     /// Waits until the attempt hangs: until twice the lease duration has passed since the latest
-    /// deadline of its steps. Never returns while the attempt makes progress.
+    /// deadline of its running steps, or, if no step is running, since the last step ended. Never
+    /// returns while the attempt makes progress.
     pub async fn wait_until_hung(&self) {
         let hung_at = |state: &mut LeaseState| {
             let latest = state.steps.values().max().copied();
-            latest.unwrap_or(state.last_step_ended) + self.lease * 2
+            latest.unwrap_or(state.last_step_ended) + self.duration * 2
         };
         while let Some(at) = self.with_state(hung_at) {
             if at <= Instant::now() {
@@ -88,7 +95,7 @@ impl HeldLease {
             }
             tokio::time::sleep_until(at.into()).await;
         }
-        // This worker has claimed the job again, and `lost` has been cancelled.
+        // This worker has claimed the job again, and `lost` has been canceled.
         std::future::pending::<()>().await;
     }
 
@@ -130,14 +137,15 @@ impl Leases {
         HeldLease {
             job,
             fence,
-            lease,
+            duration: lease,
             leases: self.clone(),
             lost,
         }
     }
 
-    /// Renews all leases by `lease`. If the database did not renew a lease, another attempt has the
-    /// job by now, and the lease becomes lost. If the database does not answer, nothing changes.
+    /// Renews all leases by `lease`. If the database answers without renewing a lease, another
+    /// attempt has the job or the job has ended, and the lease becomes lost. If the database does
+    /// not answer, nothing changes.
     ///
     /// # Panics
     ///
@@ -164,7 +172,8 @@ impl Leases {
         match renewed {
             Ok(Ok(renewed)) => {
                 for (job, fence) in held {
-                    // The job may have been dropped, or claimed again, while the database answered.
+                    // While the database answered, the attempt may have ended, or this worker may
+                    // have claimed the job again.
                     let Some(state) = leases.get_mut(&job).filter(|state| state.fence == fence)
                     else {
                         continue;

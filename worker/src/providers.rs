@@ -31,8 +31,9 @@ use futures::future::{BoxFuture, FutureExt};
 use secrecy::SecretString;
 use serde_json::Value;
 
-/// Takes the files out of an answer that comes in these chunks, as [`Providers`] do. Returns the text, in which `"file\u0001N"`
-/// stands for file `N`, and the files; `None` is a string that is not base64. For tests.
+/// Takes the files out of an answer that comes in these chunks, as the clients of [`Providers`] do.
+/// Returns the text, in which `"file\u0001N"` stands for file `N`, and the files. A string that is
+/// not base64 is `None`. For tests.
 pub fn extract_files<'a>(
     chunks: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<u8>, Vec<Option<Vec<u8>>>) {
@@ -107,7 +108,8 @@ impl InputImage {
 pub enum Reply {
     /// The call has ended, with an image or with a failure.
     Answered(Answer),
-    /// The call goes on in the background, and is polled with this operation.
+    /// The call goes on in the background. The string is the provider's id of this operation, with
+    /// which any worker can poll it.
     Operation(String),
 }
 
@@ -154,7 +156,8 @@ pub trait Provider: Send + Sync {
     /// wait for memory for the answer.
     fn submit<'a>(&'a self, request: CallRequest<'a>) -> BoxFuture<'a, Reply>;
 
-    /// Asks for the state of an operation, within `timeout`.
+    /// Asks for the state of an operation, within `timeout`. This default implementation is for
+    /// providers that answer every call without an operation.
     ///
     /// # Errors
     ///
@@ -180,6 +183,7 @@ pub trait Provider: Send + Sync {
 #[derive(Clone)]
 pub struct Providers {
     by_name: Arc<BTreeMap<String, Box<dyn Provider>>>,
+    /// See [`Self::is_synthetic`].
     synthetic: bool,
 }
 
@@ -234,7 +238,7 @@ pub struct ProviderSettings<'a> {
     pub project: Option<&'a str>,
     /// The base URL of the fake that replaces the provider.
     pub fake: Option<&'a str>,
-    /// How long an answer may pause while it is read.
+    /// The longest pause in an answer while it is read.
     pub idle: Duration,
     /// The memory that answers are read into.
     pub memory: &'a Memory,

@@ -4,18 +4,21 @@
 //! them. The reserve has half as many further places. It is used only while all slots are taken,
 //! and only for a job
 //!
-//! - whose tenant has jobs of the same model in less than half as many places as there are slots,
+//! - whose tenant runs fewer jobs of the same model, in slots and reserve together, than half the
+//!   number of slots,
 //! - whose tenant has less than half of the reserve, and whose model has less than three quarters
 //!   of the reserve.
 //!
 //! So a worker with 16 slots that are full of one tenant's slow jobs still has eight places: for
 //! other tenants' jobs of the same model, and for the same tenant's jobs of other models.
-//! `PLATEN_TENANT_SLOTS_PERCENT`, times the tenant's weight, limits how many slots one tenant may
-//! have. By default a tenant may have all of them.
+//! `PLATEN_TENANT_SLOTS_PERCENT`, times the tenant's weight, limits how many jobs one tenant may
+//! run, in slots and reserve together, as a percentage of the number of slots. By default there is
+//! no limit.
 //!
 //! Each worker counts its own jobs in memory, so no row is written or locked for the count. The
-//! claim excludes the tenants and models that have reached a limit. Where a limit applies, claims
-//! are made one at a time, because two claims at once would each miss the other's job in the count.
+//! claim excludes the jobs of tenants and models that have reached a limit. If a limit applies,
+//! claims are made one at a time, because two claims at once would each miss the other's job in the
+//! count.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,18 +32,22 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore};
 pub struct Slots {
     /// How many slots there are.
     pub regular: usize,
-    /// The slots that are free.
+    /// The free slots, with one permit for each.
     pub free_regular: Arc<Semaphore>,
     /// How many places the reserve has.
     pub reserve: usize,
-    /// The places of the reserve that are free.
+    /// The free places of the reserve, with one permit for each.
     pub free_reserve: Arc<Semaphore>,
-    /// The share of the slots that a tenant of weight 1 may have, in percent.
+    /// How many jobs a tenant of weight 1 may run, in slots and reserve together, as a percentage
+    /// of the number of slots. From 100 on there is no limit.
     tenant_percent: usize,
     /// The weights of tenants whose weight is not 1.
     weights: Mutex<HashMap<TenantId, usize>>,
+    /// The running jobs.
     occupants: Arc<Mutex<Vec<Occupant>>>,
-    claims: RwLock<()>,
+    /// Held while a job is claimed and counted: shared if no limit applies to the claim, else
+    /// exclusive.
+    claim_lock: RwLock<()>,
     /// When Postgres was last asked for due jobs that may start in the reserve.
     due_jobs_queried_at: Mutex<Option<Instant>>,
 }
@@ -53,6 +60,7 @@ const DUE_QUERY_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, PartialEq, Eq)]
 struct Occupant {
     tenant: TenantId,
+    /// Catalogue id of the model.
     model: String,
     in_reserve: bool,
 }
@@ -95,8 +103,9 @@ pub fn reserve(slots: usize) -> usize {
 }
 
 impl Slots {
-    /// Creates `slots` slots and the places of the reserve ([`reserve`]); all are free. `tenant_percent` is the share of the slots
-    /// that a tenant of weight 1 may have. From 100 on there is no limit.
+    /// Creates `slots` slots and the places of the reserve ([`reserve`]); all are free.
+    /// `tenant_percent` is how many jobs a tenant of weight 1 may run, in slots and reserve
+    /// together, as a percentage of `slots`. From 100 on there is no limit.
     pub fn new(slots: usize, tenant_percent: usize) -> Self {
         let reserve = reserve(slots);
         Self {
@@ -107,7 +116,7 @@ impl Slots {
             tenant_percent,
             weights: Mutex::default(),
             occupants: Arc::default(),
-            claims: RwLock::default(),
+            claim_lock: RwLock::default(),
             due_jobs_queried_at: Mutex::default(),
         }
     }
@@ -117,14 +126,15 @@ impl Slots {
         self.regular + self.reserve
     }
 
-    /// Waits until a claim may be made. While the permit is held, the result of
-    /// [`Self::exclusions`] stays true. Keep the permit until [`Self::occupy`] has counted the
-    /// claimed job.
+    /// Waits until a claim may be made. `in_reserve` says that the job is to start in the reserve.
+    /// While the permit is held, no other claim can make a tenant or model reach a limit, so
+    /// [`Self::exclusions`] names all that have. Keep the permit until [`Self::occupy`] has counted
+    /// the claimed job.
     pub async fn claim_permit(&self, in_reserve: bool) -> ClaimPermit<'_> {
         if in_reserve || self.has_tenant_limits() {
-            ClaimPermit::Exclusive(self.claims.write().await)
+            ClaimPermit::Exclusive(self.claim_lock.write().await)
         } else {
-            ClaimPermit::Shared(self.claims.read().await)
+            ClaimPermit::Shared(self.claim_lock.read().await)
         }
     }
 
@@ -146,7 +156,7 @@ impl Slots {
         }
     }
 
-    /// Whether a tenant may have only a share of the slots, so that its weight matters.
+    /// Whether the number of jobs that one tenant may run is limited, so that its weight matters.
     pub fn has_tenant_limits(&self) -> bool {
         self.tenant_percent < 100
     }
@@ -192,25 +202,28 @@ impl Slots {
         *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = weights;
     }
 
-    /// The tenants and models whose jobs may not start now. `for_reserve` asks for a start in the
-    /// reserve instead of a slot.
-    pub fn exclusions(&self, for_reserve: bool) -> Vec<Exclusion> {
-        if !for_reserve && !self.has_tenant_limits() {
+    /// The tenants and models whose jobs may not start now: in the reserve if `in_reserve` is set,
+    /// else in a slot.
+    pub fn exclusions(&self, in_reserve: bool) -> Vec<Exclusion> {
+        if !in_reserve && !self.has_tenant_limits() {
             return Vec::new();
         }
         let occupants = self
             .occupants
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        // All jobs of each tenant, and those of them that are in the reserve.
         let mut per_tenant: HashMap<TenantId, (usize, usize)> = HashMap::new();
-        let mut per_model: HashMap<&str, usize> = HashMap::new();
+        // Only the jobs in the reserve.
+        let mut reserve_per_model: HashMap<&str, usize> = HashMap::new();
+        // All jobs of a tenant and a model.
         let mut per_pair: HashMap<(TenantId, &str), usize> = HashMap::new();
         for occupant in occupants.iter() {
-            let in_reserve = usize::from(occupant.in_reserve);
+            let reserve_places = usize::from(occupant.in_reserve);
             let of_tenant = per_tenant.entry(occupant.tenant).or_default();
             of_tenant.0 += 1;
-            of_tenant.1 += in_reserve;
-            *per_model.entry(&occupant.model).or_default() += in_reserve;
+            of_tenant.1 += reserve_places;
+            *reserve_per_model.entry(&occupant.model).or_default() += reserve_places;
             *per_pair
                 .entry((occupant.tenant, &occupant.model))
                 .or_default() += 1;
@@ -220,19 +233,22 @@ impl Slots {
             tenant: tenant.map(TenantId::pseudonym),
             on_all_lanes: true,
         };
-        // The result is at least one, or a worker with one slot would exclude everybody.
+        // At least one. With a limit of 0, a worker with one slot would exclude every tenant that
+        // has a running job.
         let half = |count: usize| (count / 2).max(1);
         let mut exclusions = Vec::new();
-        for (&tenant, &(count, in_reserve)) in &per_tenant {
+        for (&tenant, &(count, reserve_count)) in &per_tenant {
             if count >= self.tenant_limit(tenant)
-                || (for_reserve && in_reserve >= half(self.reserve))
+                || (in_reserve && reserve_count >= half(self.reserve))
             {
                 exclusions.push(exclusion(None, Some(tenant)));
             }
         }
-        if for_reserve {
+        if in_reserve {
             let model_limit = (self.reserve * 3 / 4).max(1);
-            let models = per_model.iter().filter(|(_, count)| **count >= model_limit);
+            let models = reserve_per_model
+                .iter()
+                .filter(|(_, count)| **count >= model_limit);
             exclusions.extend(models.map(|(model, _)| exclusion(Some(*model), None)));
             let pairs = per_pair.iter();
             let pairs = pairs.filter(|(_, count)| **count >= half(self.regular));
@@ -242,8 +258,8 @@ impl Slots {
         exclusions
     }
 
-    /// How many jobs of one tenant may run in this worker at once, by the tenant's share of the
-    /// slots.
+    /// How many jobs of one tenant may run in this worker at once, in slots and reserve together.
+    /// `usize::MAX` means that there is no limit.
     fn tenant_limit(&self, tenant: TenantId) -> usize {
         let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let percent = self.tenant_percent * weights.get(&tenant).copied().unwrap_or(1);

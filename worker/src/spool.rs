@@ -32,29 +32,31 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// which have 32 bits.
 const KIB: usize = 1024;
 
-/// The bucket, whether it is available, and how many bytes wait for it.
+/// The bucket, whether it is available, and how many results wait for it.
 pub struct Spool {
     bucket: Bucket,
     /// The check that this is the installation's own bucket. Any other bucket counts as
     /// unavailable.
     owner: OwnershipChecker,
+    /// Whether the bucket is unavailable. Results that wait for it watch this value.
     is_unavailable: watch::Sender<bool>,
-    /// When the bucket last answered.
+    /// When a request to the bucket last succeeded.
     last_success: Mutex<Option<Instant>>,
     /// The memory that results may wait in, in KiB.
     capacity_kib: u32,
+    /// The part of `capacity_kib` that no result takes.
     free_kib: Semaphore,
     /// The disk space for results that find no memory.
     disk: Disk,
-    /// How many results wait.
+    /// How many results wait, in memory and on disk.
     waiting: AtomicUsize,
     /// Whether the log and the metric say at present that no job starts.
     reported_stopped: AtomicBool,
 }
 
 impl Spool {
-    /// Creates a spool in which at most `capacity` bytes may wait in memory, and `disk_capacity` bytes
-    /// on disk.
+    /// Creates a spool in which at most `capacity` bytes may wait in memory, and at most
+    /// `disk_capacity` bytes on disk.
     pub fn new(
         bucket: Bucket,
         owner: OwnershipChecker,
@@ -101,7 +103,7 @@ impl Spool {
     /// # Errors
     ///
     /// Returns an error if the bucket cannot be read, or if the object is missing and the bucket is
-    /// not the right one.
+    /// not known to be this installation's own.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
         let read_started = tokio::time::Instant::now();
         let object = match self.bucket.get(key).await {
@@ -138,12 +140,12 @@ impl Spool {
     /// Stores a result that was paid for, after the first try failed with `first_error`. Repeats
     /// the write until it succeeds, until `deadline`, or until the caller drops the future.
     /// `other_bytes_in_memory` is how many bytes the caller keeps in memory meanwhile, besides
-    /// `bytes`. They count against the spool's capacity, too.
+    /// `bytes`. They count against the spool's memory, too, if the result waits in memory.
     ///
     /// # Errors
     ///
-    /// Returns an error if `first_error` is permanent, if the spool is full, if a later try fails
-    /// for good, or if `deadline` passes.
+    /// Returns `first_error` if it is permanent, if the result fits neither in memory nor on disk,
+    /// or if `deadline` passes. Returns the error of a later try if that error is permanent.
     pub async fn store_when_available(
         &self,
         key: &str,
@@ -181,6 +183,7 @@ impl Spool {
             }
         };
         tokio::select! {
+            // `tries` never returns `None`, because its delays have no end.
             stored = tries => stored.unwrap_or(Err(first_error)),
             () = deadline_passes => Err(first_error),
         }
@@ -194,9 +197,9 @@ impl Spool {
         other_bytes_in_memory: usize,
     ) -> Option<(WaitingResult<'_>, Reservation<'_>)> {
         let length = bytes.len();
-        let in_memory = length.saturating_add(other_bytes_in_memory);
-        if let Some(permit) = self.reserve(in_memory) {
-            let reservation = Reservation::new(self, in_memory, Some(permit));
+        let bytes_in_memory = length.saturating_add(other_bytes_in_memory);
+        if let Some(permit) = self.reserve(bytes_in_memory) {
+            let reservation = Reservation::new(self, bytes_in_memory, Some(permit));
             return Some((WaitingResult::InMemory(bytes), reservation));
         }
         // Counted before the file is written, so that no job starts meanwhile.
@@ -214,6 +217,8 @@ impl Spool {
         match waiting {
             WaitingResult::InMemory(bytes) => self.put_once(key, bytes.clone()).await,
             WaitingResult::OnDisk(file) => {
+                // The guard is held until the write has ended, so that no other result is read from
+                // disk meanwhile.
                 let read = file.read().await;
                 let (bytes, _guard) =
                     read.map_err(|error| BucketError::File("the spool's file".to_owned(), error))?;
@@ -222,9 +227,10 @@ impl Spool {
         }
     }
 
-    /// Checks that the bucket is the right one and that it answers. Skips the request if the bucket
-    /// answered within [`PROBE_AFTER`]. A bucket that was unavailable must accept a write before it
-    /// counts as available, because a full bucket can still be read.
+    /// Checks that the bucket is this installation's own and that it answers, and updates whether
+    /// it is available. Skips the request if an available bucket answered within [`PROBE_AFTER`]. A
+    /// bucket that was unavailable must accept a write before it counts as available, because a
+    /// full bucket can still be read.
     pub async fn probe(&self) {
         if let Err(error) = self.owner.must_be_usable().await {
             return self.mark_unavailable(&error);
@@ -241,6 +247,7 @@ impl Spool {
             if was_unavailable {
                 self.bucket.probe().await
             } else {
+                // No object has this key, so nothing is read. The answer alone counts.
                 let missing_key = format!("{PROBE_PREFIX}nothing");
                 self.bucket.measure(&missing_key).await.map(drop)
             }
@@ -252,12 +259,13 @@ impl Spool {
         }
     }
 
-    /// Stores an object in one try. The object counts as stored only if the bucket was the right
-    /// one before and after the write, because the bucket may be swapped in between.
+    /// Stores an object in one try. The object counts as stored only if the bucket was this
+    /// installation's own before and after the write, because the bucket may be swapped in between.
     ///
     /// # Errors
     ///
-    /// Fails when the bucket refuses the object, does not answer, or is not the right one.
+    /// Returns an error if the bucket refuses the object, does not answer, or is not known to be
+    /// this installation's own.
     pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<StoredObject, BucketError> {
         let put = async {
             self.owner.must_be_usable().await?;
@@ -291,9 +299,9 @@ impl Spool {
         self.report(&"");
     }
 
-    /// Updates the log and the metric when jobs stop or start again. If a bucket accepts the probe
-    /// of each second but no image, this stays one outage, because jobs start only when nothing
-    /// waits any more.
+    /// Updates the log and the metric when jobs stop or start again. `reason` is logged when they
+    /// stop. If a bucket accepts the probe of each second but no image, this stays one outage,
+    /// because jobs start only when nothing waits any more.
     fn report(&self, reason: &dyn Display) {
         let is_stopped = !self.accepts_results();
         if self.reported_stopped.swap(is_stopped, Ordering::Relaxed) == is_stopped {
@@ -316,6 +324,8 @@ impl Spool {
 
     /// Reserves memory for a result that waits. Returns `None` if there is not enough memory.
     fn reserve(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        // Without this line, a spool without memory would accept every result: the limit below
+        // would make each of them need 0 KiB.
         if self.capacity_kib == 0 {
             return None;
         }
@@ -337,7 +347,9 @@ enum WaitingResult<'a> {
 /// dropped because its lease was lost.
 struct Reservation<'a> {
     spool: &'a Spool,
+    /// How many bytes the metric counts for the result.
     bytes: usize,
+    /// The result's memory; `None` for a result on disk.
     _permit: Option<SemaphorePermit<'a>>,
 }
 

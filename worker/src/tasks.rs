@@ -60,7 +60,7 @@ const MAX_RESTARTS: usize = 100;
 /// How long the stop waits for schedules and lane releases that still run.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs a worker until `stop_signal` is cancelled, and then waits for the running jobs until the
+/// Runs a worker until `stop_signal` is canceled, and then waits for the running jobs until the
 /// grace period (`Timing::grace`) is over. A job that still runs then goes to another worker when
 /// its lease runs out.
 ///
@@ -70,6 +70,7 @@ const TASKS_TIMEOUT: Duration = Duration::from_secs(3);
 pub async fn run(app: Arc<App>, stop_signal: CancellationToken) -> anyhow::Result<()> {
     let end_of_grace = CancellationToken::new();
     let (app_signal, signal) = (app.stop_signal.clone(), stop_signal.clone());
+    // The tasks learn of the stop from the signal in `app`.
     app.tasks.spawn(async move {
         signal.cancelled().await;
         app_signal.cancel();
@@ -93,7 +94,8 @@ pub async fn run(app: Arc<App>, stop_signal: CancellationToken) -> anyhow::Resul
             worker.restarts() < MAX_RESTARTS
         })
         .register(move |_| {
-            let tasks = job_app.tasks.clone(); WorkerBuilder::new(job_app.name.clone())
+            let tasks = job_app.tasks.clone();
+            WorkerBuilder::new(job_app.name.clone())
                 .backend(ReadyQueueBackend::start(&config))
                 .data(Arc::clone(&job_app))
                 .catch_panic()
@@ -128,7 +130,7 @@ pub async fn run(app: Arc<App>, stop_signal: CancellationToken) -> anyhow::Resul
 }
 
 /// Starts every schedule. The schedules that running jobs need go on until `end_of_grace` is
-/// cancelled. The others end as soon as `stop_signal` is cancelled.
+/// canceled. The others start no further run once `stop_signal` is canceled.
 fn start_schedules(
     app: &Arc<App>,
     stop_signal: &CancellationToken,
@@ -136,9 +138,9 @@ fn start_schedules(
 ) {
     let timing = &app.timing;
     let lease = timing.lease;
-    // One run lasts as long as the bucket is unavailable, so it has no limit. This schedule goes on
-    // after the stop signal, because results that wait for the bucket are stored during the grace
-    // period.
+    // One run lasts for as long as the bucket is unavailable, so it has no time limit. This
+    // schedule goes on after the stop signal, because results that wait for the bucket are stored
+    // during the grace period.
     every(
         app,
         timing.probe_interval,
@@ -146,6 +148,7 @@ fn start_schedules(
         end_of_grace,
         watch_bucket::run,
     );
+    // One run lasts for as long as an operator is draining this worker.
     every(
         app,
         timing.probe_interval,
@@ -191,6 +194,7 @@ fn start_schedules(
         stop_signal,
         prune_answers::run,
     );
+    // A run that counts what old tenants store may take hours.
     every(app, FOLD_INTERVAL, ONE_DAY, stop_signal, fold_storage::run);
     every(
         app,
@@ -204,10 +208,10 @@ fn start_schedules(
     every(app, ONE_DAY, ONE_DAY, stop_signal, warn_of_shutdowns::run);
 }
 
-/// Works on a job whose id came from Redis. Apalis always sees a success, because retries are
-/// scheduled in Postgres and never by apalis.
+/// Works on a job whose id came from Redis. `ready_job` holds its slot until this function returns.
+/// Apalis always sees a success, because retries are scheduled in Postgres and never by apalis.
 async fn on_ready_job(ready_job: ReadyJob, app: Data<Arc<App>>) {
-    generate::run(&app, ready_job.job, ready_job.reserved).await;
+    generate::run(&app, ready_job.job, ready_job.in_reserve).await;
 }
 
 /// Waits for the stop signal, and then for the grace period.
@@ -216,7 +220,7 @@ async fn wait_for_end_of_grace(stop_signal: &CancellationToken, grace: Duration)
     tokio::time::sleep(grace).await;
 }
 
-/// Runs a task every `period` until `end` is cancelled. A run never overlaps the run before, and
+/// Runs a task every `period` until `end` is canceled. A run never overlaps the run before, and
 /// missed runs are not made up for. A run that takes longer than `max_duration` is dropped, and the
 /// next one starts anew.
 fn every<F>(

@@ -20,7 +20,7 @@ pub(super) struct TimedStream {
     /// When the head of a request must be complete, or when the idle time ends. The deadline has no meaning while a request is
     /// answered.
     read_deadline: Pin<Box<Sleep>>,
-    /// When the client must have read something; `None` while it reads fast enough.
+    /// When the client must have read something; `None` if the last write did not have to wait.
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -35,6 +35,7 @@ impl TimedStream {
         }
     }
 
+    /// Gives the client the time of the current phase, from now on.
     fn restart_read_deadline(&mut self) {
         if let Some(timeout) = self.slot.read_timeout() {
             self.read_deadline.as_mut().reset(Instant::now() + timeout);
@@ -75,7 +76,7 @@ impl AsyncRead for TimedStream {
                     self.slot.enter(Phase::ReadingHead);
                     self.restart_read_deadline();
                 }
-                // The deadline stays as it is, because it is for the whole head, counted from the start of the connection.
+                // The deadline stays: the first head must be complete in time, counted from the start of the connection.
                 Phase::Silent => self.slot.enter(Phase::ReadingHead),
                 Phase::ReadingHead | Phase::Answering | Phase::Sending => {}
             }
@@ -117,7 +118,8 @@ impl AsyncWrite for TimedStream {
         self.stream.is_write_vectored()
     }
 
-    /// Hyper also calls this once a whole answer is in the socket. In phase `Sending` the connection becomes idle here.
+    /// Hyper calls this also when a whole answer was written. Once all of it is in the socket, phase `Sending` ends here, and the
+    /// connection is idle.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         if self.slot.phase() == Phase::Sending {

@@ -17,6 +17,7 @@ use crate::client::Network;
 /// All connections of a port.
 pub(super) struct Table {
     port: Port,
+    /// The counts. Their mutex is the lock of the table.
     counts: Mutex<Counts>,
     /// One limiter of log lines for each reason.
     logs: [OncePerSecond; CloseReason::ALL.len()],
@@ -72,12 +73,16 @@ impl CloseReason {
     }
 }
 
+/// The open connections, as far as the limits need to know them.
 #[derive(Default)]
 struct Counts {
+    /// The open connections.
     open: usize,
+    /// The open connections of each network. Those of trusted proxies are left out.
     by_network: HashMap<Network, usize>,
     /// Connections without a request, by a growing number. The first one has been without a request for the longest time.
     waiting: BTreeMap<u64, Arc<Slot>>,
+    /// The number for the next connection that is without a request.
     next_number: u64,
 }
 
@@ -86,9 +91,11 @@ pub(super) struct Slot {
     table: Arc<Table>,
     /// The network of the client; `None` for a trusted proxy.
     network: Option<Network>,
+    /// A [`Phase`] as a number.
     phase: AtomicU8,
     /// Read and written only while the table's lock is held, so that a connection is not displaced while its request begins.
     state: Mutex<State>,
+    /// Told once, when another connection gets the slot.
     displaced: Notify,
 }
 
@@ -102,7 +109,7 @@ enum State {
     Displaced,
 }
 
-/// What a connection is doing. Only its own task changes it.
+/// What a connection is doing. Only the connection's own task changes its phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
@@ -151,7 +158,7 @@ impl Table {
             self.count_and_log(CloseReason::Address);
             return None;
         }
-        if counts.open >= self.port.total && !self.displace_oldest(&mut counts) {
+        if counts.open >= self.port.total && !self.displace_longest_waiting(&mut counts) {
             drop(counts);
             self.count_and_log(CloseReason::Total);
             return None;
@@ -164,6 +171,7 @@ impl Table {
             table: Arc::clone(self),
             network,
             phase: AtomicU8::new(Phase::Silent as u8),
+            // `add_waiting` sets the real state below.
             state: Mutex::new(State::Busy),
             displaced: Notify::new(),
         });
@@ -172,8 +180,9 @@ impl Table {
         Some(SlotGuard(slot))
     }
 
-    /// Closes the connection that has been without a request for the longest time. Returns `false` if all have a request.
-    fn displace_oldest(&self, counts: &mut Counts) -> bool {
+    /// Closes the connection that has been without a request for the longest time. Returns `false` if every connection has a
+    /// request.
+    fn displace_longest_waiting(&self, counts: &mut Counts) -> bool {
         let Some((_, slot)) = counts.waiting.pop_first() else {
             return false;
         };
@@ -187,15 +196,16 @@ impl Table {
         true
     }
 
-    /// Closes the oldest connection without a request, because the system has no file descriptor for another connection.
+    /// Closes the connection that has been without a request for the longest time, if there is one, because the system has no file
+    /// descriptor for another connection.
     pub(super) fn free_file_descriptor(&self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        self.displace_oldest(&mut counts);
+        self.displace_longest_waiting(&mut counts);
         drop(counts);
         self.count_and_log(CloseReason::Files);
     }
 
-    /// Counts a connection that is refused or closed, and logs it. There is at most one log line a second for each reason.
+    /// Counts one more connection that is refused or closed, and logs it. There is at most one log line a second for each reason.
     pub(super) fn count_and_log(&self, reason: CloseReason) {
         let (port, why) = (self.port.name, reason.as_str());
         CONNECTIONS_REFUSED.with_label_values(&[port, why]).inc();
@@ -234,6 +244,7 @@ impl Table {
         });
     }
 
+    /// Lowers the metric of open connections by one.
     fn count_closed(&self) {
         CONNECTIONS.with_label_values(&[self.port.name]).dec();
     }
@@ -248,7 +259,7 @@ impl Counts {
         self.waiting.insert(number, Arc::clone(slot));
     }
 
-    /// Counts a connection as closed.
+    /// Counts a connection as closed, in total and for its network.
     fn remove(&mut self, slot: &Slot) {
         self.open = self.open.saturating_sub(1);
         let Some(network) = slot.network else { return };
@@ -285,12 +296,12 @@ impl Slot {
         }
     }
 
-    /// Waits until the slot was given to another connection.
+    /// Waits until another connection gets the slot.
     pub(super) async fn displaced(&self) {
         self.displaced.notified().await;
     }
 
-    /// Counts the connection as too slow, and returns the error that closes it.
+    /// Counts the connection as closed for `reason`, which is a timeout, and returns the error that closes it.
     pub(super) fn timed_out(&self, reason: CloseReason) -> io::Error {
         self.table.count_and_log(reason);
         io::ErrorKind::TimedOut.into()
@@ -301,6 +312,7 @@ impl Slot {
     }
 
     pub(super) fn phase(&self) -> Phase {
+        // The numbers are those of the variants, in their order.
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Idle,
             1 => Phase::Silent,
@@ -314,7 +326,8 @@ impl Slot {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// How long the client may take to send something in this phase; `None` while it waits for an answer.
+    /// How long the client may take to send something in this phase; `None` while a request is read or answered, because other
+    /// limits apply then.
     pub(super) fn read_timeout(&self) -> Option<Duration> {
         match self.phase() {
             Phase::Idle => Some(self.port().idle),

@@ -12,7 +12,7 @@ use super::{Code, Problem, sentence, truncate};
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        if database::schema_changed(&error) || database::is_transient(&error) {
+        if database::renew_connections_if_schema_changed(&error) || database::is_transient(&error) {
             tracing::warn!(%error, "Postgres could not answer");
             Self::from(Code::Unavailable)
         } else {
@@ -38,14 +38,14 @@ impl From<AdmissionError> for Problem {
                 "An upload of this job was deleted while the job was being submitted: leave it out.",
             ),
             AdmissionError::AllowanceUsed {
-                used,
+                used: usage,
                 shortest_deadline,
             } => {
                 let least = shortest_deadline.as_secs();
                 Self::allowance_used(
-                    used,
+                    usage,
                     format!(
-                        "Until then leave `Cancel-After` out, or send {least} or more, which is as long as a call of this model may take."
+                        "Until more calls may be abandoned, leave `Cancel-After` out, or send {least} or more, which is as long as a call of this model may take."
                     ),
                 )
                 .with("least", least)
@@ -66,7 +66,7 @@ impl From<AdmissionError> for Problem {
             .with("limit", limit),
             error @ AdmissionError::Redriven(_) => {
                 // Only operators redrive jobs, and their requests do not come through here.
-                tracing::error!(%error, "A job of a tenant was refused with a refusal of redrives");
+                tracing::error!(%error, "A tenant's request got an error that only a redrive can get");
                 Self::from(Code::Internal)
             }
             AdmissionError::Inactive => Self::from(Code::TenantInactive),

@@ -22,7 +22,8 @@ use super::single;
 use crate::app::App;
 use crate::error::{Code, Problem, truncate};
 
-/// The largest body in bytes, as sent and decompressed: 20 MiB of images in base64, and 2 MiB for everything else.
+/// The largest body in bytes, as sent and decompressed: 20 MiB of images, which take 27 MiB in base64, and 2 MiB for everything
+/// else.
 pub const MAX_BODY: usize = 29 * 1024 * 1024;
 /// How long the rest of a refused body is read.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,8 +60,8 @@ impl FromRequest<Arc<App>> for AnyBody {
     }
 }
 
-/// Reads a body. Memory for `times` its size is reserved first. If the length is declared, the memory is reserved before a byte is
-/// read. Otherwise it is reserved step by step as the body grows.
+/// Reads a body, and decompresses it. Memory for `times` times its size is reserved first. If the length is declared, the memory is
+/// reserved before a byte is read. Otherwise it is reserved step by step as the body grows.
 async fn body(request: Request, app: &App, times: usize) -> Result<Bytes, Problem> {
     let coding = coding(request.headers())?;
     let declared = declared_length(request.headers());
@@ -90,6 +91,7 @@ async fn body(request: Request, app: &App, times: usize) -> Result<Bytes, Proble
     let Some(coding) = coding else {
         return Ok(permit.hold(bytes));
     };
+    // The compressed and the decompressed bytes are in memory together, so each has a permit.
     let mut decoded_permit = app
         .budget
         .body(app.shares.for_tenant_or_nobody(tenant), times);
@@ -106,15 +108,15 @@ async fn body(request: Request, app: &App, times: usize) -> Result<Bytes, Proble
     .map_err(|_| Problem::from(Code::Internal))?
 }
 
-/// The value of `Content-Length`; 0 if it is missing.
+/// The value of `Content-Length`; 0 if it is missing or not a number.
 fn declared_length(headers: &HeaderMap) -> usize {
     let declared = headers.get(header::CONTENT_LENGTH);
     let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
     declared.unwrap_or_default()
 }
 
-/// Reads and drops the rest of a refused body, for a limited time. A client that is still sending would otherwise see a reset
-/// connection instead of the answer.
+/// Reads and drops the rest of a refused body: at most [`MAX_BODY`] bytes, for at most [`DISCARD_TIMEOUT`]. A client that is still
+/// sending would otherwise see a reset connection instead of the answer.
 async fn discard(mut frames: BodyDataStream) {
     let mut left = MAX_BODY;
     let read = async {
@@ -188,7 +190,8 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
 }
 
 impl Coding {
-    /// Decompresses a body into at most `max` bytes. `grow` is called before the output grows to a length, and may refuse it.
+    /// Decompresses a body into at most `max` bytes. `grow` is called with the new length before the output grows, and may refuse
+    /// it.
     fn decode(
         self,
         bytes: &[u8],
@@ -225,8 +228,9 @@ impl Coding {
 /// The decompressed bytes so far. The output refuses to grow beyond its bound.
 struct BoundedOutput<G> {
     bytes: Vec<u8>,
+    /// The bound, in bytes.
     max: usize,
-    /// Asked with the new length before the output grows.
+    /// Called with the new length before the output grows. It may refuse.
     reserve: G,
     /// Why no more bytes are accepted. `io::Error` cannot carry a problem, so the problem is kept here.
     refused: Option<Problem>,
@@ -242,6 +246,7 @@ impl<G: FnMut(usize) -> Result<(), Problem>> Write for BoundedOutput<G> {
         };
         if let Err(problem) = reserved {
             self.refused = Some(problem);
+            // Any error ends the decompression. The caller answers with `refused`.
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.bytes.extend_from_slice(part);
@@ -253,9 +258,11 @@ impl<G: FnMut(usize) -> Result<(), Problem>> Write for BoundedOutput<G> {
     }
 }
 
-/// Decompresses all zstd frames of a body, one after the other. Skippable frames (RFC 8878, 3.1.2) are passed over.
+/// Decompresses all zstd frames of a body, one after the other. Skippable frames (RFC 8878, 3.1.2) are passed over; the last one
+/// may be cut off.
 fn zstd(mut bytes: &[u8], decoded: &mut impl Write) -> io::Result<()> {
     while !bytes.is_empty() {
+        // The decoder advances `bytes`: here past the head of the frame, and while it is read, past its contents.
         match StreamingDecoder::new(&mut bytes) {
             Ok(mut frame) => {
                 io::copy(&mut frame, decoded)?;

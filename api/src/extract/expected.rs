@@ -19,7 +19,8 @@ pub(crate) fn schema_at<'a>(schema: &'a Value, pointer: &str) -> &'a Value {
     current
 }
 
-/// The schema of a field of an object or of an item of a list; `null` if the contract does not know it.
+/// The schema of the field `key` of an object, or of the items of a list, which all have one schema. `null` if the contract does
+/// not know it.
 pub(super) fn child<'a>(schema: &'a Value, key: &str) -> &'a Value {
     let candidates = [
         &schema["properties"][key],
@@ -30,7 +31,7 @@ pub(super) fn child<'a>(schema: &'a Value, key: &str) -> &'a Value {
     found.map_or(&UNKNOWN, without_null)
 }
 
-/// If a schema allows `null` or another schema, returns the other schema. Returns any other schema unchanged.
+/// If a schema is a choice (`oneOf` or `anyOf`), returns the first choice that is not `null`. Returns any other schema unchanged.
 pub(super) fn without_null(schema: &Value) -> &Value {
     let choices = schema["oneOf"]
         .as_array()

@@ -35,7 +35,7 @@ pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, 
     serde_path_to_error::deserialize(tree).map_err(|error| {
         let pointer = pointer(error.path());
         // Deserializing has consumed the tree, and the explanation needs the values that were sent. Errors are rare, so the body is
-        // read again.
+        // read again. It was read before, so this does not fail.
         match strict_json::read(body, schema) {
             Ok(tree) => {
                 let violation = violation(schema, &tree, pointer, &error.inner().to_string());
@@ -50,19 +50,19 @@ pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, 
 fn schema_of<T: ToSchema + 'static>() -> &'static Value {
     static SCHEMAS: LazyLock<RwLock<HashMap<TypeId, &'static Value>>> =
         LazyLock::new(RwLock::default);
-    let body = TypeId::of::<T>();
+    let body_type = TypeId::of::<T>();
     let schemas = SCHEMAS.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some(&schema) = schemas.get(&body) {
+    if let Some(&schema) = schemas.get(&body_type) {
         return schema;
     }
     drop(schemas);
     // The leak is bounded, because the contract has only a few bodies.
     let schema: &'static Value = Box::leak(Box::new(json!(T::schema())));
     let mut schemas = SCHEMAS.write().unwrap_or_else(PoisonError::into_inner);
-    schemas.entry(body).or_insert(schema)
+    schemas.entry(body_type).or_insert(schema)
 }
 
-/// Explains serde's `error` at a place, without serde's words for Rust types.
+/// Explains serde's `error` at the place `pointer`, without serde's words for Rust types. `tree` is the body, `schema` its schema.
 fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Violation {
     let here = schema_at(schema, &pointer);
     if let Some(field) = quoted_name(error, "missing field `") {
@@ -106,6 +106,7 @@ fn quoted_name<'a>(error: &'a str, begin: &str) -> Option<&'a str> {
     Some(rest.split_once('`').map_or(rest, |(name, _)| name))
 }
 
+/// A path of serde as a JSON pointer (RFC 6901).
 fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter()
         .map(|segment| match segment {
@@ -125,6 +126,7 @@ fn drop_nulls(tree: &mut Value, schema: &Value) {
             !value.is_null() || schema.is_null()
         }),
         Value::Array(items) => {
+            // All items have one schema, which is found by the index of any of them.
             let schema = child(schema, "0");
             for item in items {
                 drop_nulls(item, schema);

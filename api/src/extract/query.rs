@@ -1,4 +1,4 @@
-//! Query strings: every parameter must be known, be sent once, and have a value that the contract allows.
+//! Query strings: every parameter that is sent must be known, be sent once, and have a value that the contract allows.
 
 use std::error::Error;
 
@@ -31,6 +31,7 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for P
             let detail = format!("The query is too long: at most {MAX_QUERY_BYTES} bytes.");
             return Err(Problem::new(Code::InvalidQuery, detail));
         }
+        // Most requests have no query, and making the list takes some time.
         let known = if query.is_empty() {
             Vec::new()
         } else {
@@ -75,11 +76,11 @@ fn no_such_parameter(known: &[Value], name: &str) -> Problem {
     Problem::new(Code::InvalidQuery, detail)
 }
 
-/// Explains a parameter whose value was refused. Serde's own words name Rust types, so the schema of the contract is used instead,
-/// unless the type has a message of ours, which begins with "expected".
+/// Explains a parameter whose value was refused, or that is missing. Serde's own words name Rust types, so the schema of the
+/// contract is used instead, unless the type has a message of ours, which begins with "expected".
 fn unusable(known: &[Value], rejection: &(dyn Error + 'static)) -> Problem {
     type ParameterError = serde_path_to_error::Error<serde::de::value::Error>;
-    // Axum wraps the error that knows the parameter's name.
+    // Axum wraps the error that knows the parameter's name. So the chain of causes is searched for it.
     let mut cause = Some(rejection);
     let error = loop {
         match cause {

@@ -129,20 +129,22 @@ impl StrictValue<'_> {
         Ok(())
     }
 
-    /// Checks that the schema allows one more entry or item. `limit` is the keyword of the schema that limits their number.
+    /// Checks that the schema allows one more entry or item besides the `count` that were read. `keyword` is the keyword of the
+    /// schema that limits their number.
     fn check_room<E: serde::de::Error>(
         &self,
         count: usize,
-        limit: &str,
+        keyword: &str,
         noun: &str,
     ) -> Result<(), E> {
-        match self.schema[limit].as_u64() {
+        match self.schema[keyword].as_u64() {
             Some(max) if count as u64 >= max => Err(self.refuse(format!("At most {max} {noun}."))),
             _ => Ok(()),
         }
     }
 
-    /// Checks the length of a text.
+    /// Checks a text against [`MAX_TEXT_BYTES`], unless it is a file in base64. The limit of its own field is checked after
+    /// parsing. It is lower, so the error may name it.
     fn check_text<E: serde::de::Error>(&self, text: &str) -> Result<(), E> {
         if text.len() > MAX_TEXT_BYTES && self.schema["contentEncoding"] != "base64" {
             let detail = match self.schema["maxLength"].as_u64() {
@@ -155,7 +157,7 @@ impl StrictValue<'_> {
     }
 }
 
-/// Reads the name of a field. Its length is checked before it is copied.
+/// Reads the name of a field of an object. Its length is checked before it is copied.
 struct FieldName<'a>(&'a StrictValue<'a>);
 
 impl<'de> DeserializeSeed<'de> for FieldName<'_> {
@@ -226,6 +228,7 @@ impl<'de> Visitor<'de> for StrictValue<'_> {
         if value.fract() == 0.0 && value.abs() <= MAX_EXACT {
             return Ok((value as i64).into());
         }
+        // JSON has neither infinity nor NaN, so this is never `null`.
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 

@@ -30,7 +30,7 @@ const PARAMETERS: [(&str, &str); 5] = [
     ("limit", "The most items to return."),
     (
         "starting_after",
-        "The `id` of the last item you have; in the statement of credits its `seq`. Older items follow.",
+        "The `id` of the last item you have; in the statement of credits its `seq`. The next items of the list follow.",
     ),
     ("tenant", "Only items of this tenant."),
     ("job", "Only items of this job."),
@@ -38,8 +38,8 @@ const PARAMETERS: [(&str, &str); 5] = [
 
 /// Completes the document that was generated from the handlers.
 pub(super) fn complete(mut document: Value) -> Value {
-    for path in objects(&mut document["paths"]) {
-        for operation in objects(path) {
+    for path in values(&mut document["paths"]) {
+        for operation in values(path) {
             add_problems(operation);
             add_links(operation);
             describe_parameters(operation);
@@ -56,10 +56,11 @@ pub(super) fn complete(mut document: Value) -> Value {
 /// utoipa puts the description of an inlined schema into a second schema of type object, and combines both with `allOf`. No string
 /// would be valid for both. So the description is moved into the first schema. The list there of what each value means stays.
 ///
-/// A schema that may be `null` has its description beside the reference; it is moved to where readers look for it.
+/// A schema that may be `null` has its description beside the `$ref`, inside the first choice of `oneOf`. It is moved out, to the
+/// schema itself, where readers look for it.
 fn merge_descriptions(schema: &mut Value) {
-    let both = schema.get_mut("allOf").and_then(Value::as_array_mut);
-    if let Some([Value::Object(first), Value::Object(second)]) = both.map(Vec::as_mut_slice)
+    let parts = schema.get_mut("allOf").and_then(Value::as_array_mut);
+    if let Some([Value::Object(first), Value::Object(second)]) = parts.map(Vec::as_mut_slice)
         && second
             .keys()
             .all(|key| ["type", "description"].contains(&key.as_str()))
@@ -67,6 +68,7 @@ fn merge_descriptions(schema: &mut Value) {
     {
         let mut whole = std::mem::take(first);
         if let Some(Value::String(mut text)) = second.remove("description") {
+            // The list of values begins like this: see `Reason` in `routes/jobs/waiting.rs`.
             let own = whole.get("description").and_then(Value::as_str);
             if let Some(values) = own.and_then(|own| own.find("\n\n- `").map(|at| &own[at..])) {
                 text.push_str(values);
@@ -92,8 +94,8 @@ fn merge_descriptions(schema: &mut Value) {
     }
 }
 
-/// Adds the error statuses that every operation of a kind can answer with, unless its handler describes them. Then gives every error
-/// answer that has no body of its own the body of a problem.
+/// Adds the error statuses that operations of this kind can answer with (for example all that take a body), unless the handler
+/// describes them. Then gives every error answer that has no body of its own the body of a problem.
 fn add_problems(operation: &mut Value) {
     let has = |field: &str| {
         operation[field]
@@ -248,10 +250,12 @@ pub(crate) fn allow_null(schema: &mut Value) {
     }
 }
 
+/// The fields of an object, with their names; none if the value is not an object.
 fn fields(object: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
     object.as_object_mut().into_iter().flatten()
 }
 
-fn objects(object: &mut Value) -> impl Iterator<Item = &mut Value> {
+/// The values of the fields of an object; none if the value is not an object.
+fn values(object: &mut Value) -> impl Iterator<Item = &mut Value> {
     fields(object).map(|(_, value)| value)
 }

@@ -17,30 +17,33 @@ const MAX_ENTRIES: usize = 65_536;
 /// How many buckets new clients share when the table is full.
 const SHARED_BUCKETS: u64 = 256;
 
-/// A limit, with the counts of everybody.
+/// A rate limit, with the counts of all clients.
 #[derive(Debug)]
 pub(super) struct Quota {
     name: &'static str,
     /// The item of `RateLimit-Policy`: requests, and the window in seconds.
     policy: Arc<str>,
+    /// How many requests a client may send at once: the size of its bucket.
     burst: u32,
-    /// Nanoseconds until one more request is allowed.
+    /// The nanoseconds in which a bucket gets back one request.
     interval: u64,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// When each bucket is full again, in nanoseconds since the start of the process.
+    /// When each bucket is full again, in nanoseconds since the start of the process. The key is a hash of the client, or the
+    /// number of a shared bucket.
     full_at: HashMap<u64, u64>,
-    /// When the table may be searched for full buckets again, so that a full table is not searched at every request.
+    /// When full buckets may be removed again, in nanoseconds since the start of the process, so that a full table is not searched
+    /// at every request.
     sweep_at: u64,
 }
 
 /// A client's count after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct QuotaStatus {
-    /// How many requests are allowed now.
+    /// How many more requests are allowed now.
     pub(super) remaining: u32,
     /// Seconds until the bucket is full.
     pub(super) reset: u64,
@@ -71,26 +74,29 @@ impl Quota {
         Arc::clone(&self.policy)
     }
 
-    /// Counts a request, at a time since the start of the process. A refused request is not counted.
+    /// Counts a request of the client with the hash `who`, at the time `now` since the start of the process. A refused request is
+    /// not counted.
     pub(super) fn take(&self, who: u64, now: Duration) -> QuotaStatus {
         self.count(who, now, self.interval)
     }
 
-    /// The status of a client, without counting a request.
+    /// The status that [`Self::take`] would return, but with nothing counted.
     pub(super) fn peek(&self, who: u64, now: Duration) -> QuotaStatus {
         self.count(who, now, 0)
     }
 
+    /// Checks whether one more request is allowed. If it is, takes `cost` nanoseconds out of the client's bucket: one interval, or
+    /// 0.
     fn count(&self, who: u64, now: Duration, cost: u64) -> QuotaStatus {
         let now = nanoseconds(now);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = table.entry(who, now);
         let full_at = table.full_at.get(&entry).copied().unwrap_or(0).max(now);
-        // The cost of one request is added even for `peek`, which asks whether the next request would be allowed.
+        // One interval is added even for `peek`, whose cost is 0: it asks whether the next request would be allowed.
         let after = full_at.saturating_add(self.interval);
-        let over = after.saturating_sub(now.saturating_add(self.capacity()));
-        if over > 0 {
-            return self.status(full_at - now, Some(over.div_ceil(SECOND).max(1)));
+        let wait = after.saturating_sub(now.saturating_add(self.capacity()));
+        if wait > 0 {
+            return self.status(full_at - now, Some(wait.div_ceil(SECOND).max(1)));
         }
         if cost > 0 {
             table.full_at.insert(entry, after);
@@ -98,6 +104,7 @@ impl Quota {
         self.status(full_at.saturating_add(cost) - now, None)
     }
 
+    /// The status of a bucket that is full again after `missing` nanoseconds.
     fn status(&self, missing: u64, refused: Option<u64>) -> QuotaStatus {
         let used = u32::try_from(missing.div_ceil(self.interval)).unwrap_or(u32::MAX);
         QuotaStatus {
@@ -118,7 +125,7 @@ impl Quota {
 }
 
 impl Table {
-    /// The entry under which a client is counted: its own, or a shared one if the table is full.
+    /// The key of the entry under which a client is counted: its own hash, or the number of a shared bucket if the table is full.
     fn entry(&mut self, who: u64, now: u64) -> u64 {
         if self.full_at.len() < MAX_ENTRIES || self.full_at.contains_key(&who) {
             return who;

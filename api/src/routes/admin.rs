@@ -27,11 +27,11 @@ use crate::idempotency::IdempotencyKey;
 #[serde(deny_unknown_fields)]
 pub struct Reason {
     #[serde(default)]
-    #[schema(required, schema_with = reason)]
+    #[schema(required, schema_with = reason_schema)]
     reason: String,
 }
 
-/// Checks the reason, and returns the actor of an operator's action.
+/// Checks the reason, and returns the actor of an operator's action, with the reason.
 fn actor(reason: &str) -> Result<Actor<'_>> {
     let length = reason.trim().chars().count();
     if visible::is_blank(reason) || length > MAX_REASON || reason.contains('\0') {
@@ -47,7 +47,7 @@ fn actor(reason: &str) -> Result<Actor<'_>> {
 }
 
 impl Reason {
-    /// The request of an operator whose body is only a reason.
+    /// Makes the request of an operator whose body is only a reason.
     fn operator_request<'a>(&'a self, request: &'a Request) -> Result<OperatorRequest<'a>> {
         Ok(OperatorRequest {
             actor: actor(&self.reason)?,
@@ -56,7 +56,7 @@ impl Reason {
     }
 }
 
-/// Writes the answer to an operator's POST, new or repeated.
+/// Makes the response to an operator's POST, new or repeated.
 fn operator_response(key: &IdempotencyKey, reply: OperatorReply) -> Response {
     match reply {
         OperatorReply::New(answer) => key.answer(answer),
@@ -65,7 +65,7 @@ fn operator_response(key: &IdempotencyKey, reply: OperatorReply) -> Response {
 }
 
 /// The schema of a tenant to filter by, for `/openapi.json`.
-fn tenant() -> Schema {
+fn tenant_schema() -> Schema {
     let mut schema = TenantId::schema();
     if let Schema::Object(object) = &mut schema {
         object.description = Some("Only jobs of this tenant.".to_owned());
@@ -74,7 +74,7 @@ fn tenant() -> Schema {
 }
 
 /// The schema of a reason, for `/openapi.json`.
-fn reason() -> Schema {
+fn reason_schema() -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .description(Some(

@@ -68,7 +68,8 @@ pub struct Links {
 }
 
 impl ArtifactView {
-    /// Describes an artifact, with a fresh link of the configured lifetime. The file is named after its job.
+    /// Describes an artifact, with a fresh link of the configured lifetime. A browser saves the file under a name that begins with
+    /// the name of its job, if the job has one.
     pub async fn new(
         app: &App,
         base: &BaseUrl,
@@ -114,7 +115,8 @@ impl ArtifactView {
     }
 }
 
-/// Finds an artifact of the tenant, and the name of its job. The problem says whether the artifact was deleted or never existed.
+/// Finds an artifact of the tenant, and the name of its job, if the job has one. The problem says whether the artifact was deleted
+/// or never existed.
 async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, Option<String>)> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;

@@ -14,7 +14,7 @@ use crate::download::StaticContent;
 
 const PAGE: &str = include_str!("../../../console/index.html");
 
-/// The hashes of the page's scripts and of its styles, as its content security policy names them.
+/// The hashes of the page's scripts, and those of its styles, as its content security policy names them.
 static HASHES: LazyLock<[String; 2]> =
     LazyLock::new(|| ["script", "style"].map(|tag| hashes(PAGE, tag)));
 
@@ -40,7 +40,7 @@ pub async fn handler(AppState(app): AppState<Arc<App>>, headers: HeaderMap) -> i
 }
 
 /// The content security policy of the page: only its own scripts and styles run, and nothing is loaded from other origins, except images
-/// and videos from the store if it signs links.
+/// and videos from `store`, the origin of the store if it signs links.
 fn policy(store: Option<&str>) -> String {
     let [scripts, styles] = &*HASHES;
     let store = store.map(|origin| format!(" {origin}")).unwrap_or_default();
@@ -50,7 +50,7 @@ fn policy(store: Option<&str>) -> String {
     )
 }
 
-/// The policy sources for the content of each `tag` element of a page.
+/// The sources, for a content security policy, of all `tag` elements of a page: the hash of the content of each.
 fn hashes(page: &str, tag: &str) -> String {
     let (open, close) = (format!("<{tag}"), format!("</{tag}>"));
     let sources: Vec<String> = page

@@ -115,7 +115,8 @@ pub async fn handler(
 }
 
 /// Streams a range of a file in chunks. A chunk is read only after the previous chunk was written to the socket. So only one chunk
-/// is in memory, however slow the client is. `begin` holds the first bytes of the file, which were read already.
+/// is in memory, however slow the client is. `begin` holds the first bytes of the file, which were read already. `permit` is the
+/// permit for the memory of the download.
 fn chunks(
     bucket: Bucket,
     key: String,
@@ -145,17 +146,20 @@ fn chunks(
                     part.map(|part| part.bytes).unwrap_or_default()
                 }
             };
-            // The file was deleted during the download. The error cuts the connection, so the client sees that the file is incomplete.
+            // The file was deleted during the download. The error cuts the connection, so the client sees that the file is not
+            // complete.
             if chunk.is_empty() {
                 return Err(BucketError::Deleted(file.1));
             }
             let left = left.start + chunk.len()..left.end;
             let chunk = with_permit(chunk, (chunk_permit, permit));
+            // `begin` is used up: it has at most as many bytes as a chunk.
             Ok(Some((chunk, (left, Bytes::new(), file))))
         }
     })
 }
 
+/// The answer to a link that is not valid.
 fn bad_link(error: BadLink) -> Problem {
     let detail = format!("{} {}", sentence(&error), Code::BadLink.advice());
     Problem::new(Code::BadLink, detail)

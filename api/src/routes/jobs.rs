@@ -132,6 +132,7 @@ impl JobView {
             metadata: job.attributes.metadata.clone(),
             outputs: job.n_requested,
             delivered: job.n_delivered,
+            // Each claim raises the fence by one.
             attempts: job.fence,
             priority: job.attributes.priority,
             // The row of an open job holds the outcome of its last attempt, which would look final.
@@ -178,8 +179,8 @@ pub fn location(id: JobId) -> String {
     format!("/v1/jobs/{id}")
 }
 
-/// Finds which of these jobs cannot be canceled now, because their calls have begun and the tenant's allowance is used up. Answers
-/// to a POST leave this out, because they are stored and repeated later, when it may no longer be true.
+/// Finds which of these jobs cannot be canceled now: their calls have begun, and to abandon these would exceed the tenant's
+/// allowance. Answers to a POST leave this out, because they are stored and repeated later, when it may no longer be true.
 async fn uncancelable(
     connection: &mut PgConnection,
     app: &App,
@@ -191,14 +192,14 @@ async fn uncancelable(
     if open.is_empty() {
         return Ok(HashSet::new());
     }
-    let begun = storage::allowances::count_begun_calls(connection, &open).await?;
-    if begun.is_empty() {
+    let begun_calls = storage::allowances::count_begun_calls(connection, &open).await?;
+    if begun_calls.is_empty() {
         return Ok(HashSet::new());
     }
-    let used = storage::allowances::used(connection, tenant).await?;
-    let over = begun
+    let usage = storage::allowances::used(connection, tenant).await?;
+    let over = begun_calls
         .into_iter()
-        .filter(|(_, calls)| !used.allows(*calls, app.unbilled_limits.cancel_allowance));
+        .filter(|(_, calls)| !usage.allows(*calls, app.unbilled_limits.cancel_allowance));
     Ok(over.map(|(job, _)| job).collect())
 }
 
@@ -221,7 +222,7 @@ pub async fn load_view(
     let artifacts = storage::artifacts::of_jobs(&mut transaction, &[id]).await?;
     let jobs = std::slice::from_ref(&job);
     let uncancelable = uncancelable(&mut transaction, app, tenant, jobs).await?;
-    let queued = match job.state {
+    let place_and_reason = match job.state {
         State::Queued => {
             let ahead = storage::jobs::count_ahead(&mut transaction, &job).await?;
             Some((
@@ -239,7 +240,7 @@ pub async fn load_view(
         .map(|artifact| ArtifactView::new(app, base, artifact, job.attributes.name.as_deref()));
     let mut view = JobView::new(&job, join_all(artifacts).await);
     view.hide_cancel_link(&uncancelable);
-    if let Some((ahead, waiting)) = queued {
+    if let Some((ahead, waiting)) = place_and_reason {
         view.queue_position = Some(ahead + 1);
         view.waiting = match waiting {
             None => Waiting::reason_from_redis(app, &job, ahead).await,

@@ -10,10 +10,11 @@ use crate::app::App;
 
 /// The metrics of this process.
 pub async fn process() -> Response {
-    prometheus(telemetry::process())
+    prometheus(telemetry::process_metrics())
 }
 
-/// Billing metrics, from the ledger. Prometheus scrapes them from one process for the whole service.
+/// Billing metrics of the whole service, read from Postgres. Prometheus scrapes them from one process only, because every process
+/// gives the same numbers.
 pub async fn billing(State(app): State<Arc<App>>) -> Response {
     match common::money::billing::metrics(&app.reader, app.unbilled_limits.abandoned_cost_alert)
         .await
@@ -26,6 +27,7 @@ pub async fn billing(State(app): State<Arc<App>>) -> Response {
     }
 }
 
+/// A response with metrics in the text format of Prometheus.
 fn prometheus(text: String) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use crate::openapi;
 use crate::routes::jobs::create::draft::CreateJob;
 
-/// A model on offer.
+/// A model of the catalogue.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Model)]
 pub struct ModelView {
@@ -102,13 +102,13 @@ pub struct Lifecycle {
 impl ModelView {
     /// Describes a model, with its price and stage of `today`.
     pub fn new(model: &Model, today: Date) -> Self {
-        let sides = |ratio, size| {
+        let width_and_height = |ratio, size| {
             let pixels = pixels(ratio, size);
             [pixels.width, pixels.height]
         };
         let by_size = |&ratio: &AspectRatio| {
             let sizes = model.sizes.iter();
-            let sizes = sizes.map(|&size| (size.as_str(), sides(ratio, size)));
+            let sizes = sizes.map(|&size| (size.as_str(), width_and_height(ratio, size)));
             (ratio.as_str(), sizes.collect())
         };
         Self {
@@ -165,7 +165,7 @@ fn request_schema(model: &Model) -> Value {
     openapi::allow_null(&mut properties["aspect_ratio"]);
     properties["outputs"]["maximum"] = json!(model.max_outputs);
     properties["inputs"]["maxItems"] = json!(model.max_inputs);
-    // An input is either an upload or a file in the body.
+    // An input is either an upload, or a file in the body with its type.
     let input_forms = [
         json!({ "required": ["upload"] }),
         json!({ "required": ["data", "media_type"] }),

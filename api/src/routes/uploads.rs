@@ -31,7 +31,7 @@ use crate::error::{Code, Problem, Result};
 use crate::idempotency::IdempotencyKey;
 use crate::link::{File, FileLink};
 
-/// The largest file that may be sent, in bytes. The stored image is smaller.
+/// The largest file that may be sent, in bytes. The stored image has at most [`MAX_INPUT_BYTES`].
 const MAX_BYTES: usize = 20 * 1024 * 1024;
 /// The longest name of an upload, in characters.
 const MAX_NAME_LENGTH: usize = 200;
@@ -54,6 +54,7 @@ pub struct UploadView {
     pub height: u32,
     /// The size of the stored file.
     pub bytes: i64,
+    // `None` until the row is written; an answer always has it.
     /// When the upload was stored.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = String, format = DateTime)]
@@ -101,7 +102,7 @@ impl UploadView {
         }
     }
 
-    /// Makes the answer to a POST from the view, once the time of its row is known.
+    /// Makes the answer to a POST from the view, once it is known when its row was written.
     fn answer(mut self, created_at: OffsetDateTime) -> Answer {
         self.created_at = Some(created_at);
         Answer {
@@ -142,7 +143,8 @@ impl UploadQuery {
     }
 }
 
-/// Encodes a file again and stores it in the bucket, but writes no row. Waits for a permit of the tenant, a render slot and memory.
+/// Encodes a file again and stores it in the bucket, but writes no row: [`insert`] does that. Waits for a permit of the tenant, a
+/// render slot and memory.
 async fn store(
     app: &App,
     tenant: TenantId,
@@ -162,7 +164,8 @@ async fn store(
     })?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
-    // If another database has adopted the bucket in the meantime, the file is deleted again and no row is written.
+    // If another database has adopted the bucket in the meantime, the file is deleted again and no row is written. A check that
+    // began before the file was stored proves nothing.
     if let Err(not_ours) = app.owner.must_be_usable_since(Instant::now()).await {
         if let Err(error) = app.bucket.delete(&object_key).await {
             tracing::warn!(%error, upload.id = %id, "A file without an upload stays in a bucket that belongs to another database");
@@ -213,7 +216,7 @@ impl From<InsertError> for Problem {
     }
 }
 
-/// Writes the row of a stored file, together with the answer to its request.
+/// Writes the row of a stored file. If `request` is given, stores the answer for repetitions of it in the same transaction.
 async fn insert(
     app: &App,
     base: &BaseUrl,
@@ -241,7 +244,7 @@ async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Resu
     Ok(admission::answered_before(&connection, tenant, request).await?)
 }
 
-/// Writes the answer to a POST that stored an upload, new or repeated.
+/// Makes the response to a POST that stored an upload, new or repeated.
 fn upload_response(key: &IdempotencyKey, stored: StoreResult) -> Response {
     match stored {
         StoreResult::New(answer) => key.answer(answer),

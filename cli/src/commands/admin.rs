@@ -258,6 +258,7 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
     }
 }
 
+/// Lists what operators did, newest first.
 async fn actions(config: &Config, database: &DatabaseArgs, limit: i64) -> anyhow::Result<()> {
     let actions = async |pool: &PgPool| Ok(storage::operators::actions(pool, None, limit).await?);
     let data = database.data_folder();

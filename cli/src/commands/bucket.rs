@@ -39,7 +39,8 @@ pub enum BucketCommand {
 ///
 /// # Errors
 ///
-/// Returns an error if the bucket belongs to another database, or if the bucket or the database cannot be reached.
+/// Returns an error if the bucket belongs to another database and `--replace` is not given, or if the bucket or the database cannot
+/// be reached.
 pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> {
     let BucketCommand::Adopt {
         replace,
@@ -55,7 +56,7 @@ pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> 
         let is_new = async |reader: &PgPool| Ok(ownership::is_new(reader).await?);
         if !with_connection(config, data, DatabaseRole::Reader, is_new).await? {
             say!(
-                "nothing was done: the database is not new, and `platen bucket adopt` is for people then"
+                "nothing was done: the database is not new. A person must run `platen bucket adopt` without `--if-new`"
             )?;
             return Ok(());
         }
@@ -89,9 +90,11 @@ pub(crate) async fn adopt_if_new(
         by: "platen up",
         reason: "the database is new",
     };
+    // No link is signed here, so no key is needed.
     let bucket = Bucket::open(address, SecretString::default())?;
     match ownership::adopt(pool, &bucket, &address.to_string(), actor, false).await {
-        // The bucket belonged to a database that no longer exists. A person must decide whether its files may be deleted.
+        // The bucket has the marker of another database, perhaps of one that no longer exists. A person must decide whether files
+        // in it may be deleted.
         Err(error @ AdoptError::AnothersMarker(_)) => tracing::warn!("{error}"),
         adopted => drop(adopted?),
     }

@@ -29,7 +29,9 @@ struct Report(Vec<(Level, String)>);
 /// How serious a finding is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
+    /// As it should be.
     Ok,
+    /// Worth knowing, or to be improved. Platen can run like this, if not with every command.
     Note,
     /// Platen cannot run like this.
     Failed,
@@ -52,8 +54,8 @@ impl Report {
     }
 }
 
-/// Checks everything that the configuration names, and prints a line for each finding. The exit code is 1 if something is
-/// missing.
+/// Checks everything that the configuration names, and prints a line for each finding. The exit code is 1 if a finding
+/// says FAILED.
 ///
 /// # Errors
 ///
@@ -73,20 +75,63 @@ pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Makes all checks. A check that fails adds a finding and does not end the report.
 async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
-    postgres(config, &mut report).await;
-    redis(config, &mut report).await;
-    bucket(config, &mut report).await;
+    check_postgres(config, &mut report).await;
+    check_redis(config, &mut report).await;
+    check_bucket(config, &mut report).await;
     match &config.signing_key {
         Some(_) => report.add(Level::Ok, "links are signed with PLATEN_SIGNING_KEY"),
         None => report.add(Level::Note, "PLATEN_SIGNING_KEY is not set; `platen up` makes one, `platen api` and `platen worker` need it"),
     }
-    catalog(config, &mut report);
+    check_master_keys(config, &mut report);
+    check_private_networks(config, &mut report);
+    check_catalog(config, &mut report);
     report
 }
 
-async fn postgres(config: &Config, report: &mut Report) {
+/// Says whether there are master keys, and which.
+fn check_master_keys(config: &Config, report: &mut Report) {
+    let Some(keys) = &config.master_keys else {
+        return report.add(
+            Level::Note,
+            "PLATEN_MASTER_KEYS is not set: nothing that needs encryption or mailed links can be stored. `platen up` makes a key. For others write `2026:` and the output of `openssl rand -hex 32`, the same for every process",
+        );
+    };
+    let ids: Vec<&str> = keys.ids().collect();
+    let text = match &ids[..] {
+        [newest] => format!("secrets are encrypted with the master key {newest}"),
+        [newest, older @ ..] => format!(
+            "secrets are encrypted with the master key {newest}, and decrypted with {} as well",
+            older.join(", ")
+        ),
+        [] => return,
+    };
+    report.add(Level::Ok, text);
+}
+
+/// Names the private networks that customers can reach, because each of them is a risk.
+fn check_private_networks(config: &Config, report: &mut Report) {
+    if config.private_networks.is_empty() {
+        return report.add(
+            Level::Ok,
+            "URLs given by customers lead to public addresses only",
+        );
+    }
+    let networks: Vec<String> = config
+        .private_networks
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    report.add(
+        Level::Note,
+        format!("PLATEN_PRIVATE_NETWORKS: URLs given by customers may lead into {}: every customer can send requests to whatever listens there", networks.join(", ")),
+    );
+}
+
+/// Checks each login of Postgres that is configured.
+async fn check_postgres(config: &Config, report: &mut Report) {
     let is_configured = |role| config.database_url(role).is_ok();
     if !DatabaseRole::ALL.iter().any(|role| is_configured(*role)) {
         return not_configured(
@@ -102,7 +147,7 @@ async fn postgres(config: &Config, report: &mut Report) {
         if !is_configured(role) {
             continue;
         }
-        let check = login(config, role, &mut known_logins, report);
+        let check = check_login(config, role, &mut known_logins, report);
         match tokio::time::timeout(SERVER_TIMEOUT, check).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -119,12 +164,12 @@ async fn postgres(config: &Config, report: &mut Report) {
     }
 }
 
-/// Checks what the login of a role may do. With the reader's login it also checks the database itself. A login in `known` is not
-/// described again.
-async fn login(
+/// Checks what the login of a role may do. With the reader's login it also checks the database itself. A login in
+/// `known_logins` was described before and is not described again.
+async fn check_login(
     config: &Config,
     role: DatabaseRole,
-    known: &mut Vec<String>,
+    known_logins: &mut Vec<String>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let url = config.database_url(role)?.expose_secret();
@@ -132,26 +177,26 @@ async fn login(
     if role == DatabaseRole::Reader {
         if database::is_migrated(&pool).await? {
             report.add(Level::Ok, "Postgres: reachable and up to date");
-            guards(&pool, report).await?;
+            check_guards(&pool, report).await?;
         } else {
             report.add(
                 Level::Failed,
                 "Postgres: reachable, but not up to date: run `platen migrate`",
             );
         }
-        connections(config, &pool, report).await?;
+        check_connections(config, &pool, report).await?;
     }
     let login = Login::read(&pool).await?;
     pool.close().await;
-    if !known.contains(&login.name) {
+    if !known_logins.contains(&login.name) {
         login.describe(report);
-        known.push(login.name);
+        known_logins.push(login.name);
     }
     Ok(())
 }
 
 /// Checks what protects the data inside the database: row-level security, triggers, grants.
-async fn guards(pool: &PgPool, report: &mut Report) -> anyhow::Result<()> {
+async fn check_guards(pool: &PgPool, report: &mut Report) -> anyhow::Result<()> {
     match guards::check(&mut *pool.acquire().await?).await? {
         Comparison::Findings(found) if found.is_empty() => report.add(
             Level::Ok,
@@ -175,8 +220,9 @@ struct Login {
     name: String,
     is_superuser: bool,
     bypasses_row_security: bool,
+    /// Whether the login may act as `platen_owner`.
     is_owner: bool,
-    /// How many of the three runtime roles the login may act as.
+    /// How many of the three runtime roles (api, worker, reader) the login may act as.
     roles: i64,
     has_connection_limit: bool,
 }
@@ -202,6 +248,7 @@ impl Login {
         })
     }
 
+    /// Adds what is good and bad about the rights of the login.
     fn describe(&self, report: &mut Report) {
         let name = &self.name;
         if self.is_superuser || self.bypasses_row_security || self.is_owner {
@@ -236,8 +283,12 @@ impl Login {
     }
 }
 
-/// Compares the number of connections that Postgres accepts with the number that the processes may use.
-async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sqlx::Result<()> {
+/// Compares the number of connections that Postgres accepts with the number that one api and the workers may use.
+async fn check_connections(
+    config: &Config,
+    pool: &PgPool,
+    report: &mut Report,
+) -> sqlx::Result<()> {
     let usable: i32 = sqlx::query_scalar(
         "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - coalesce(current_setting('reserved_connections', true), '0')::int",
     )
@@ -264,7 +315,8 @@ async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sql
     Ok(())
 }
 
-async fn redis(config: &Config, report: &mut Report) {
+/// Checks whether Redis can be used.
+async fn check_redis(config: &Config, report: &mut Report) {
     let Ok(address) = config.redis() else {
         return not_configured(report, "Redis", "REDIS_URL", servers::missing_redis());
     };
@@ -280,7 +332,8 @@ async fn redis(config: &Config, report: &mut Report) {
     }
 }
 
-async fn bucket(config: &Config, report: &mut Report) {
+/// Checks whether objects can be written to the bucket and read from it, and whose bucket it is.
+async fn check_bucket(config: &Config, report: &mut Report) {
     let Some(address) = &config.bucket else {
         return report.add(
             Level::Note,
@@ -298,9 +351,9 @@ async fn bucket(config: &Config, report: &mut Report) {
                 Level::Ok,
                 format!("bucket: {address} can be written and read, and overwrites nothing"),
             );
-            owner(config, &bucket, report).await;
+            check_owner(config, &bucket, report).await;
             if let Address::Folder(folder) = address {
-                files(folder, report);
+                check_files(folder, report);
             }
         }
         Ok(Err(error)) => report.add(Level::Failed, format!("bucket: {address}: {error}")),
@@ -312,7 +365,7 @@ async fn bucket(config: &Config, report: &mut Report) {
 }
 
 /// Checks whether the bucket belongs to the database.
-async fn owner(config: &Config, bucket: &Bucket, report: &mut Report) {
+async fn check_owner(config: &Config, bucket: &Bucket, report: &mut Report) {
     let Some(url) = &config.database_url else {
         return;
     };
@@ -337,7 +390,7 @@ async fn owner(config: &Config, bucket: &Bucket, report: &mut Report) {
 }
 
 /// Checks whether other users may read the files of a folder, and whether it contains links or other special files.
-fn files(folder: &Path, report: &mut Report) {
+fn check_files(folder: &Path, report: &mut Report) {
     let survey = match bucket::survey(folder) {
         Ok(survey) => survey,
         Err(error) => {
@@ -346,12 +399,12 @@ fn files(folder: &Path, report: &mut Report) {
     };
     let FolderState { seen, is_whole, .. } = survey;
     // A large folder is checked only in part.
-    let of = if is_whole { "all" } else { "the first" };
+    let which = if is_whole { "all" } else { "the first" };
     if let Some(path) = &survey.example_open_to_others {
         report.add(
             Level::Note,
             format!(
-                "bucket: {} of {of} {seen} files and folders may be read or written by others than their owner, such as {}: `chmod -R go= {}` ends that",
+                "bucket: {} of {which} {seen} files and folders may be read or written by others than their owner, such as {}: `chmod -R go= {}` ends that",
                 survey.open_to_others,
                 path.display(),
                 folder.display()
@@ -362,7 +415,7 @@ fn files(folder: &Path, report: &mut Report) {
         report.add(
             Level::Note,
             format!(
-                "bucket: {} of {of} {seen} entries are symbolic links, pipes, sockets or devices, such as {}: they are not followed and not removed",
+                "bucket: {} of {which} {seen} entries are symbolic links, pipes, sockets or devices, such as {}: they are not followed and not removed",
                 survey.irregular,
                 path.display()
             ),
@@ -384,7 +437,8 @@ fn not_configured(report: &mut Report, name: &str, variable: &str, missing: Opti
     }
 }
 
-fn catalog(config: &Config, report: &mut Report) {
+/// Checks the catalogue of models, and whether its providers have their credentials.
+fn check_catalog(config: &Config, report: &mut Report) {
     match config.catalog() {
         Err(error) => report.add(Level::Failed, error.to_string()),
         Ok(catalog) => {

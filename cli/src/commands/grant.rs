@@ -28,7 +28,7 @@ pub struct GrantArgs {
     database: DatabaseArgs,
 }
 
-/// Gives the credits.
+/// Gives the credits, and prints how many.
 ///
 /// # Errors
 ///

@@ -12,9 +12,10 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 ///
-/// Returns an error if the process does not answer, or if it is not ready. The error then quotes its answer.
+/// Returns an error if the process does not answer, or if it answers that it is not ready. The error then quotes the answer.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut address: SocketAddr = config.metrics_listen;
+    // `0.0.0.0` stands for all addresses of this machine. It is not an address to connect to.
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }

@@ -49,7 +49,8 @@ pub enum KeyCommand {
 ///
 /// # Errors
 ///
-/// Returns an error if there is no such tenant or key, or if the database cannot be reached.
+/// Returns an error if there is no such tenant or key, if the key to revoke is revoked already, or if the database cannot be
+/// reached.
 pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
     let by = actor::name();
     match command {
@@ -67,19 +68,19 @@ pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
         }
         KeyCommand::Revoke {
             tenant,
-            key,
+            key: key_id,
             reason,
             database,
         } => {
             let actor = reason.actor_for(&by, NO_REASON)?;
-            revoke(config, database.data_folder(), actor, tenant, &key).await?;
+            revoke(config, database.data_folder(), actor, tenant, &key_id).await?;
             say!("revoked")?;
         }
     }
     Ok(())
 }
 
-/// Revokes the API key with this public part.
+/// Revokes the API key whose id (its public part) is `key_id`.
 ///
 /// # Errors
 ///
@@ -89,10 +90,10 @@ pub async fn revoke(
     data: Option<&Path>,
     actor: Actor<'_>,
     tenant: TenantId,
-    key: &str,
+    key_id: &str,
 ) -> anyhow::Result<()> {
     with_connection(config, data, DatabaseRole::Api, async |pool| {
-        Ok(tenants::revoke_key(pool, actor, tenant, key).await?)
+        Ok(tenants::revoke_key(pool, actor, tenant, key_id).await?)
     })
     .await
 }

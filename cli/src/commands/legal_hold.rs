@@ -73,17 +73,17 @@ pub async fn run(config: &Config, command: LegalHoldCommand) -> anyhow::Result<(
             database,
         } => {
             let (data, actor) = (database.data_folder(), reason.actor_for(&by)?);
-            let hold = add(config, data, actor, (tenant, job), purpose, days);
-            say!("{}", hold.await?)?;
+            let number = add(config, data, actor, (tenant, job), purpose, days).await?;
+            say!("{number}")?;
         }
         LegalHoldCommand::Remove {
             tenant,
-            hold,
+            hold: number,
             reason,
             database,
         } => {
             let actor = reason.actor_for(&by, NO_REASON)?;
-            remove(config, database.data_folder(), actor, tenant, hold).await?;
+            remove(config, database.data_folder(), actor, tenant, number).await?;
             say!("removed")?;
         }
     }
@@ -110,7 +110,7 @@ pub async fn add(
     .await
 }
 
-/// Ends a legal hold.
+/// Ends the legal hold with this number.
 ///
 /// # Errors
 ///
@@ -120,10 +120,10 @@ pub async fn remove(
     data: Option<&Path>,
     actor: Actor<'_>,
     tenant: TenantId,
-    hold: i64,
+    number: i64,
 ) -> anyhow::Result<()> {
     with_connection(config, data, DatabaseRole::Api, async |pool| {
-        Ok(tenants::remove_legal_hold(pool, actor, tenant, hold).await?)
+        Ok(tenants::remove_legal_hold(pool, actor, tenant, number).await?)
     })
     .await
 }

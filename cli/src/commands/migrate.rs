@@ -20,7 +20,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the runtime logins that the configuration names, with the roles that each may act as.
+/// Reads the runtime logins that the configuration names, each once, with the roles that it may act as.
 ///
 /// The login of `DATABASE_URL` may act as every runtime role. It must exist already, so the result does not contain its password. A
 /// login for a single role is created with its password if it does not exist, so the result contains that password.
@@ -39,9 +39,9 @@ fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
         let name = options.get_username();
         match logins.iter_mut().find(|login| login.name == name) {
             Some(known) => {
-                let new = roles.iter().filter(|role| !known.roles.contains(role));
-                let new: Vec<DatabaseRole> = new.copied().collect();
-                known.roles.extend(new);
+                let new_roles = roles.iter().filter(|role| !known.roles.contains(role));
+                let new_roles: Vec<DatabaseRole> = new_roles.copied().collect();
+                known.roles.extend(new_roles);
             }
             None => logins.push(Login {
                 name: name.to_owned(),
@@ -53,7 +53,7 @@ fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
     Ok(logins)
 }
 
-/// The password in a database URL; `None` if the URL has none.
+/// The password in a database URL; `None` if the URL has no password.
 fn password(url: &SecretString) -> Option<SecretString> {
     let (_, rest) = url.expose_secret().split_once("://")?;
     let (login, _) = rest.split('/').next()?.rsplit_once('@')?;

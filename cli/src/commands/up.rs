@@ -16,6 +16,7 @@ use std::time::Duration;
 use ::bucket::Address;
 use anyhow::{Context, bail};
 use common::config::{Config, Logins};
+use common::keys::MasterKeys;
 use secrecy::{ExposeSecret, SecretString};
 use servers::{LoginUrls, Servers, secrets};
 use storage::database::{self, DatabaseRole};
@@ -49,17 +50,23 @@ pub struct UpArgs {
 /// The addresses of everything that runs, for `--ready-file` and for the output.
 #[derive(serde::Serialize)]
 struct Ready {
+    /// The URL of the API.
     api: String,
+    /// The URL of the port with the metrics.
     metrics: String,
+    /// The API key of the demo tenant.
     key: String,
+    /// A URL of Postgres, with its password.
     database: String,
+    /// The URL of Redis, with its password.
     redis: String,
     fakes: Fakes,
 }
 
+/// The fake vendors that run.
 #[derive(serde::Serialize)]
 struct Fakes {
-    /// The URL of the one server that fakes every vendor.
+    /// The URL of the one server that fakes every vendor; `None` if a real vendor is configured.
     vendors: Option<String>,
 }
 
@@ -83,12 +90,15 @@ pub async fn run(mut config: Config, args: UpArgs) -> anyhow::Result<()> {
     result
 }
 
+/// Prepares the database, the bucket and the demo tenant, and runs the API and a worker until `stop` or until a part fails. Sets in
+/// `config` what is not configured.
 async fn serve(
     config: &mut Config,
     args: &UpArgs,
     servers: Option<&mut Servers>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    // Without the owner's login, `platen migrate` must have been run before.
     if config.owner_url.is_some() {
         migrate::run(config).await?;
     }
@@ -97,8 +107,10 @@ async fn serve(
         .bucket
         .get_or_insert_with(|| Address::Folder(data.join("bucket")))
         .clone();
-    if config.signing_key.is_none() {
-        config.signing_key = Some(secrets::read_or_create(&data.join("signing.key"), &[])?.into());
+    make_keys(config, data)?;
+    if config.private_networks.is_empty() {
+        // Whoever tries Platen at home has the servers of their webhooks on the same machine.
+        config.private_networks = vec!["127.0.0.0/8".parse()?, "::1/128".parse()?];
     }
     if let Some(port) = args.port {
         config.listen = SocketAddr::from(([127, 0, 0, 1], port));
@@ -107,14 +119,14 @@ async fn serve(
     let backlog = config.ports.backlog;
     let listener = listen(config.listen, &format!("--port or {API_VARIABLE}"), backlog)?;
     let metrics = metrics_listener(config)?;
-    let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
+    let (api_address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
     let fake = fake::start(config).await?;
 
     adopt_new(config, &bucket).await?;
     let demo = Demo::prepare(
         config.database_url(DatabaseRole::Api)?.expose_secret(),
         data,
-        address,
+        api_address,
     )
     .await?;
     let worker = Arc::new(worker::App::connect(config).await?);
@@ -123,25 +135,26 @@ async fn serve(
     api.drain_delay = Duration::ZERO;
 
     let tasks = TaskTracker::new();
-    let failed = CancellationToken::new();
+    let part_ended = CancellationToken::new();
     supervise(
         &tasks,
-        &failed,
+        &part_ended,
         "The API",
         api::serve(api, listener, Some(metrics), stop.clone()),
     );
     supervise(
         &tasks,
-        &failed,
+        &part_ended,
         "The worker",
         worker::run(worker, stop.clone()),
     );
     tasks.close();
 
     let ready = Ready {
-        api: format!("http://{address}"),
+        api: format!("http://{api_address}"),
         metrics: format!("http://{metrics_address}"),
         key: demo.key.clone(),
+        // If only logins for single roles are configured: the one that can read everything.
         database: config
             .database_url
             .as_ref()
@@ -162,10 +175,10 @@ async fn serve(
         }
     };
     let error = tokio::select! {
-        // First, because the API and the worker also end when they are told to stop.
+        // `stop` is asked first, because the API and the worker also end when they are told to stop.
         biased;
         () = stop.cancelled() => None,
-        () = failed.cancelled() => Some(anyhow::anyhow!("the API or the worker ended by itself: see the log")),
+        () = part_ended.cancelled() => Some(anyhow::anyhow!("the API or the worker ended by itself: see the log")),
         error = server_failed => Some(error),
     };
     stop.cancel();
@@ -173,8 +186,23 @@ async fn serve(
     error.map_or(Ok(()), Err)
 }
 
-/// Lets a new database adopt its bucket. This must happen before the demo tenant is created, because a database with a tenant is
-/// not new.
+/// Makes the keys that are not configured, once: they are files in the data folder.
+fn make_keys(config: &mut Config, data: &Path) -> anyhow::Result<()> {
+    if config.signing_key.is_none() {
+        config.signing_key = Some(secrets::read_or_create(&data.join("signing.key"), &[])?.into());
+    }
+    if config.master_keys.is_none() {
+        let file = data.join("master.key");
+        let keys = format!("up:{}", secrets::read_or_create(&file, &[])?);
+        let keys: Result<MasterKeys, _> = keys.parse();
+        let keys = keys.with_context(|| format!("{} is not usable", file.display()))?;
+        config.master_keys = Some(keys);
+    }
+    Ok(())
+}
+
+/// Lets a new database adopt the bucket at `address`. This must happen before the demo tenant is created, because a database with a
+/// tenant is not new.
 async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
     let connect = async |role| {
         let url = config.database_url(role)?.expose_secret();
@@ -190,24 +218,25 @@ async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
     adopted
 }
 
-/// Runs a part of the program as a task. When the part ends, for whatever reason, `failed` is cancelled.
+/// Runs a part of the program (the API or the worker) as a task. When the part ends, for whatever reason, `part_ended` is canceled.
 fn supervise(
     tasks: &TaskTracker,
-    failed: &CancellationToken,
+    part_ended: &CancellationToken,
     name: &'static str,
     part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
 ) {
-    let failed = failed.clone();
+    let part_ended = part_ended.clone();
     tasks.spawn(async move {
         if let Err(error) = part.await {
             tracing::error!("{name} failed: {error:#}");
         }
-        failed.cancel();
+        part_ended.cancel();
     });
 }
 
 /// Starts a private Postgres and a private Redis and adds them to the configuration. Returns `None` if both are configured already.
-/// If only one of the two is configured, both private servers are started, and one of them is not used.
+/// If only one of the two is configured, both private servers are started, and one of them is not used. Returns an error if
+/// Postgres is configured for some roles only.
 async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Option<Servers>> {
     if config.has_database_urls() && config.redis_url.is_some() {
         return Ok(None);
@@ -242,19 +271,20 @@ async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Optio
     Ok(Some(servers))
 }
 
-/// Listens on the address of the metrics. If another process listens on the default address, uses a free port.
+/// Listens on the address of the metrics. If that fails and the address is only the default one, perhaps because another process
+/// listens there, uses a free port.
 fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
     let backlog = config.ports.backlog;
     match listen(config.metrics_listen, METRICS_VARIABLE, backlog) {
         Err(_) if std::env::var_os(METRICS_VARIABLE).is_none() => {
-            let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-            listen(any_port, METRICS_VARIABLE, backlog)
+            let free_port = SocketAddr::from(([127, 0, 0, 1], 0));
+            listen(free_port, METRICS_VARIABLE, backlog)
         }
         listener => listener,
     }
 }
 
-/// Prints what runs, and writes it to the ready file.
+/// Prints what runs, and writes it to the ready file if one is wanted.
 fn announce(ready: &Ready, demo: &Demo, args: &UpArgs) -> anyhow::Result<()> {
     // Platen keeps running even if standard output cannot be written.
     if let Err(error) = print_welcome(ready, demo, args) {

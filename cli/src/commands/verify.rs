@@ -35,13 +35,13 @@ pub struct VerifyArgs {
 struct CheckSummary {
     /// How much of the bucket was read; `None` without `--deep`.
     deep: Option<Progress>,
-    anchors: Anchors,
+    anchors: AnchorComparison,
     /// The name of the anchor that was written; `None` if none was written.
     written: Option<String>,
 }
 
 /// The result of the comparison with anchors.
-enum Anchors {
+enum AnchorComparison {
     /// This many anchors were compared. Mismatches are reported as findings.
     Compared(usize),
     /// No anchor was compared, for this reason.
@@ -54,8 +54,9 @@ enum Anchors {
 ///
 /// Returns an error if the database or the bucket cannot be reached, or if the output cannot be written.
 pub async fn run(config: &Config, args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    // How many findings there are, and whether all of them could be printed so far.
     let (mut findings, mut printed) = (0_u64, Ok(()));
-    let checked = check(config, &args, |report| match report {
+    let summary = check(config, &args, |report| match report {
         Report::Finding(finding) => {
             findings += 1;
             // After the first line that could not be written, no further line is printed.
@@ -75,20 +76,22 @@ pub async fn run(config: &Config, args: VerifyArgs) -> anyhow::Result<ExitCode> 
     })
     .await?;
     printed?;
-    match &checked.anchors {
-        Anchors::Compared(0) => say!("no anchor was compared with the ledger: there is none yet")?,
-        Anchors::Compared(anchors) => say!("anchors compared with the ledger: {anchors}")?,
-        Anchors::NotCompared(reason) => say!("anchors were NOT compared: {reason}")?,
+    match &summary.anchors {
+        AnchorComparison::Compared(0) => {
+            say!("no anchor was compared with the ledger: there is none yet")?;
+        }
+        AnchorComparison::Compared(anchors) => say!("anchors compared with the ledger: {anchors}")?,
+        AnchorComparison::NotCompared(reason) => say!("anchors were NOT compared: {reason}")?,
     }
     if findings > 0 {
         say!("{findings} findings")?;
         return Ok(ExitCode::FAILURE);
     }
-    if let Some(name) = checked.written {
+    if let Some(name) = summary.written {
         say!("anchored as {name}")?;
     }
     let invariants = verify::INVARIANTS.len();
-    match checked.deep {
+    match summary.deep {
         None => {
             say!(
                 "all is well: {invariants} invariants hold, and what guards the data is in place"
@@ -101,8 +104,8 @@ pub async fn run(config: &Config, args: VerifyArgs) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks the invariants, the guards of the database and the anchors, and with `--deep` also the bucket. With `--anchor`, writes an
-/// anchor if the checks before it had no finding.
+/// Checks the invariants, the guards of the database and the anchors, and with `--deep` also the bucket. Calls `report` with each
+/// finding. With `--anchor`, writes an anchor if the checks before it (all but that of the bucket) had no finding.
 async fn check(
     config: &Config,
     args: &VerifyArgs,
@@ -111,7 +114,7 @@ async fn check(
     let data = args.database.data_folder();
     with_connection(config, data, DatabaseRole::Reader, async |pool| {
         let mut findings = 0_usize;
-        common::verify::check(pool, |_, found, _| {
+        common::verify::check(pool, |_invariant, found, _duration| {
             findings += found.len();
             found.into_iter().map(Report::Finding).for_each(&mut report);
         })
@@ -126,12 +129,12 @@ async fn check(
                 if args.anchor && findings == 0 {
                     written = anchor::write(pool, &bucket, &key, None).await?;
                 }
-                Anchors::Compared(compared.anchors)
+                AnchorComparison::Compared(compared.anchors)
             }
             Err(error) if args.anchor => return Err(error),
-            Err(error) => Anchors::NotCompared(format!("{error:#}")),
+            Err(error) => AnchorComparison::NotCompared(format!("{error:#}")),
         };
-        let mut checked = CheckSummary {
+        let mut summary = CheckSummary {
             deep: None,
             anchors,
             written,
@@ -142,9 +145,9 @@ async fn check(
             // than two further runs of the sweeper.
             let timing = &config.timing;
             let grace = timing.sweep_grace + timing.sweep_every * 2;
-            checked.deep = Some(deep::check(pool, &bucket, grace, &mut report).await?);
+            summary.deep = Some(deep::check(pool, &bucket, grace, &mut report).await?);
         }
-        Ok(checked)
+        Ok(summary)
     })
     .await
 }
@@ -154,6 +157,7 @@ fn open_anchors(config: &Config, data: Option<&Path>) -> anyhow::Result<(Bucket,
     let (_, bucket) = open_bucket(config, data)?;
     let key = match (&config.signing_key, data, config.has_database_urls()) {
         (Some(key), ..) => Some(key.clone()),
+        // A configured database has no data folder, in which a key could be.
         (None, None, true) => None,
         // `platen up` keeps its key in its data folder.
         (None, data, _) => {

@@ -32,7 +32,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         ready_queue: app.ready_queue.clone(),
     };
     let routes = api::worker_metrics_router(health);
-    // The metrics are served until the very end, so that what is counted while stopping can still be scraped.
+    // The metrics are served until the worker has ended, so that what is counted while stopping can still be scraped.
     let never = CancellationToken::new();
     let serving = connections::serve(metrics, routes, Port::metrics(&ports), never);
     tokio::select! {

@@ -32,11 +32,12 @@ pub enum Address {
     Gcs(Remote<GoogleCloudStorageBuilder>),
 }
 
-/// A bucket at S3 or Google Cloud Storage. All keys begin with the prefix, so one bucket can hold
-/// the files of several installations.
+/// A bucket at S3 or Google Cloud Storage.
 #[derive(Clone)]
 pub struct Remote<B> {
     bucket: String,
+    /// What the keys in the store begin with, so that one bucket can hold the files of several
+    /// installations. Keys in our code are without it.
     prefix: Key,
     builder: Box<B>,
 }
@@ -45,7 +46,8 @@ pub struct Remote<B> {
 pub(super) struct OpenedBucket {
     /// Reads and writes objects.
     pub store: Arc<dyn ObjectStore>,
-    /// The checksum that is sent with a write; `None` for a folder.
+    /// The checksum that is sent with a write. `None` for a folder, and for a store that refuses
+    /// checksums.
     pub checksum: Option<Algorithm>,
     /// How the store signs links; `None` for a folder.
     pub signing: Option<LinkSigning>,
@@ -58,19 +60,21 @@ pub(super) struct LinkSigning {
     pub signer: Arc<dyn Signer>,
     /// Scheme, host and port of every link.
     pub origin: String,
+    /// See [`Remote`].
     prefix: Key,
+    /// Converts a key to the form in which it is in the path of a link.
     escape: fn(&Key) -> Key,
 }
 
 impl LinkSigning {
-    /// The path of an object, as it is in a link.
+    /// The path of an object, as it is in a link. `key` is without the prefix.
     pub(super) fn path(&self, key: &Key) -> Key {
         let full_key = self.prefix.parts().chain(key.parts()).collect();
         (self.escape)(&full_key)
     }
 }
 
-/// What is wrong with an address, in words.
+/// What is wrong with an address, as a text for operators.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadAddress(String);
@@ -87,7 +91,7 @@ impl Address {
     ///
     /// # Errors
     /// Returns an error if the scheme is not known, if the bucket or the prefix is not valid, or if
-    /// an endpoint is not encrypted.
+    /// an endpoint on another machine is not encrypted and the variables do not allow that.
     pub fn parse(
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -179,6 +183,7 @@ impl Address {
 }
 
 impl<B> Remote<B> {
+    /// The opened bucket. `store` knows no prefix: it is added here.
     fn open(
         &self,
         store: impl ObjectStore + Signer + Clone,
@@ -198,6 +203,7 @@ impl<B> Remote<B> {
         }
     }
 
+    /// Writes the address, without the credentials.
     fn write(&self, scheme: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { bucket, prefix, .. } = self;
         write!(f, "{scheme}://{bucket}")?;
@@ -248,7 +254,7 @@ fn origin(url: &str) -> String {
     format!("{scheme}://{authority}")
 }
 
-/// Whether an endpoint is on this machine, where nobody can read the traffic.
+/// Whether an `http://` endpoint is on this machine, where nobody can read the traffic.
 fn is_loopback(endpoint: &str) -> bool {
     let authority = endpoint.trim_start_matches("http://");
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();

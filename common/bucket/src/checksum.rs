@@ -1,10 +1,10 @@
 //! Verifies a write by the checksum of the store.
 //!
-//! A checksum goes with each write. A store that verifies checksums refuses other bytes, and answers
-//! with the checksum of what it has stored. `object_store` neither sends a checksum to Google Cloud
-//! Storage nor returns the checksum of an answer, so [`VerifyingConnector`] does both: it is given
-//! the [`Checksum`] in the extensions of a request, and gives back a [`Verdict`] in those of the
-//! answer (`docs/decisions/0040`).
+//! A checksum goes with each write. A store that verifies checksums refuses other bytes, and
+//! answers with the checksum of what it has stored. `object_store` neither sends a checksum to
+//! Google Cloud Storage nor returns the checksum of an answer, so [`VerifyingConnector`] does both:
+//! it gets the [`Checksum`] from the extensions of a request, and puts a [`Verdict`] into the
+//! extensions of the answer (`docs/decisions/0040`).
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -28,10 +28,11 @@ pub(super) enum Algorithm {
 /// The checksum of an object that is written.
 #[derive(Clone, Debug)]
 pub(super) struct Checksum {
+    /// The name of the header.
     header: &'static str,
-    /// What is before the digest in the header.
+    /// What is before the digest in the header's value.
     prefix: &'static str,
-    /// In base64.
+    /// The digest of the bytes, in base64.
     digest: String,
     /// Whether the header must be added to the request. `object_store` adds that of S3 by itself,
     /// because the signature covers it.
@@ -70,7 +71,8 @@ impl Algorithm {
 impl Checksum {
     /// Compares the checksum with that of an answer. Returns `None` if the answer has none.
     fn compare(&self, answer: &HttpResponse) -> Option<Verdict> {
-        // One header may have several checksums, or each may have a header of its own.
+        // The checksums of several algorithms may be in one header, separated by commas, or each in
+        // a header of its own.
         let values = answer.headers().get_all(self.header).iter();
         let values = values.filter_map(|value| value.to_str().ok());
         let mut values = values.flat_map(|value| value.split(','));
@@ -87,6 +89,7 @@ impl Checksum {
 #[derive(Debug, Default)]
 pub(super) struct VerifyingConnector(ReqwestConnector);
 
+/// An HTTP client that does this.
 #[derive(Debug)]
 struct VerifyingService(HttpClient);
 

@@ -10,7 +10,8 @@ pub enum BucketError {
     /// A new object has the key of an existing one with other bytes.
     #[error("another object exists at {0}, and no key is written twice")]
     TakenByAnother(String),
-    /// An object that was just written has other bytes when it is read back.
+    /// An object that was just written has other bytes, by the store's checksum or when it is read
+    /// back.
     #[error(
         "the object that was written to {0} has other bytes when it is read; it was removed again"
     )]
@@ -62,17 +63,20 @@ pub enum BucketError {
 }
 
 impl BucketError {
-    /// Whether the folder itself does not exist.
+    /// Whether a folder does not exist, or is not a folder.
     pub fn is_no_folder(&self) -> bool {
         let missing = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
         matches!(self, Self::Folder(_, error) if missing.contains(&error.kind()))
     }
 
-    /// Whether the same operation may succeed later, when the bucket is available again.
+    /// Whether the same operation may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Store(_) | Self::Garbled(_) => true,
-            Self::Folder(..) | Self::File(..) => true,
+            // The object was removed again, so it can be written again.
+            Self::Garbled(_) => true,
+            // The bucket may become available.
+            Self::Store(_) | Self::Folder(..) | Self::File(..) => true,
+            // An operator may correct the setting, or mount the volume.
             Self::NotOurs(_) | Self::Unsure(_) => true,
             Self::TakenByAnother(_)
             | Self::Overwrites

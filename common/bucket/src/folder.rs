@@ -24,13 +24,14 @@ use walkdir::{DirEntry, WalkDir};
 use super::BucketError;
 use super::object::{FileKind, ListedObject, StoredObject, length};
 
-/// How many entries are listed before the reader of the list asks for them.
+/// How many entries of a list are read from the disk before the reader of the list asks for them.
 const WALK_BUFFER: usize = 256;
 /// Most entries that [`survey`] checks.
 const MAX_SURVEYED_FILES: usize = 100_000;
-/// How much of a file is read at once, in bytes. It fits into a core's cache.
+/// How much of a file is read at once, in bytes. This fits into the cache of a core.
 const READ_BYTES: usize = 256 << 10;
-/// The permissions of the group and of others. Platen's own files grant none of these.
+/// The bits of a file's mode that grant permissions to the group and to others. Platen's own files
+/// have none of these.
 const OTHERS_MODE_BITS: u32 = 0o077;
 
 /// The folder of a bucket.
@@ -100,7 +101,7 @@ impl Folder {
         self.run(move |root| measure(root, &key)).await
     }
 
-    /// Runs blocking work on a thread of its own.
+    /// Runs blocking work on a thread for blocking work.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Path) -> Result<T, BucketError> + Send + 'static,
@@ -133,6 +134,7 @@ impl Folder {
     }
 }
 
+/// See [`Folder::admit`].
 fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
     let root_error = |error| BucketError::Folder(root.display().to_string(), error);
     // The root itself may be a symbolic link, because an operator has chosen it.
@@ -146,7 +148,7 @@ fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
             Ok(found) => found.file_type(),
             // There is no object yet.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            // A file is in the place of a folder; the store itself reports that.
+            // A file is where a folder should be. The operation that follows fails because of that.
             Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(()),
             Err(error) => return Err(BucketError::Folder(path.display().to_string(), error)),
         };
@@ -161,6 +163,7 @@ fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
     Ok(())
 }
 
+/// See [`Folder::put_new`].
 fn put_new(root: &Path, key: &Key, bytes: &[u8]) -> Result<StoredObject, BucketError> {
     admit(root, key)?;
     let path = path(root, key);
@@ -182,7 +185,7 @@ fn put_new(root: &Path, key: &Key, bytes: &[u8]) -> Result<StoredObject, BucketE
 }
 
 /// Writes a file that appears under its name only when it is complete and on the disk. Returns
-/// whether it was written: `false` if there is a file with this name already.
+/// `false` if there is a file with this name already. That file stays as it is.
 fn write_new(root: &Path, path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let (mut file, unfinished) = create_unfinished(root, path)?;
     let written = file
@@ -197,13 +200,14 @@ fn write_new(root: &Path, path: &Path, bytes: &[u8]) -> io::Result<bool> {
         Err(error) => return Err(error),
     };
     removed?;
-    // This is done for a file that was there, too: the process that wrote it may have died before it
-    // did this.
+    // The name must be on the disk, too. This is also done if the file was there already: the
+    // process that wrote it may have died before it did this.
     path.parent().map_or(Ok(()), sync_folder)?;
     Ok(is_new)
 }
 
-/// Creates the file that is written before it gets its name, and the folders that lead to it.
+/// Creates the file that is written before it gets its name, and the folders that lead to it. It is
+/// called `name#1`, or has a higher number if that name is taken.
 fn create_unfinished(root: &Path, path: &Path) -> io::Result<(File, PathBuf)> {
     let mut number = 1;
     loop {
@@ -266,6 +270,7 @@ fn holds(path: &Path, bytes: &[u8]) -> io::Result<Option<bool>> {
     Ok(Some(true))
 }
 
+/// See [`Folder::get`].
 fn get(root: &Path, key: &Key, most: u64) -> Result<Option<Bytes>, BucketError> {
     let Some((path, mut file, size)) = open(root, key)? else {
         return Ok(None);
@@ -283,6 +288,7 @@ fn get(root: &Path, key: &Key, most: u64) -> Result<Option<Bytes>, BucketError> 
     Ok(Some(bytes.into()))
 }
 
+/// See [`Folder::measure`].
 fn measure(root: &Path, key: &Key) -> Result<Option<StoredObject>, BucketError> {
     let Some((path, mut file, size)) = open(root, key)? else {
         return Ok(None);
@@ -358,7 +364,8 @@ fn walk(root: &Path) -> impl Iterator<Item = Result<ListedObject, BucketError>> 
 /// The error, or `None` if the entry was deleted while the folder was being listed.
 fn unless_deleted<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, BucketError>> {
     let path = error.path().unwrap_or(root).to_owned();
-    // `walkdir` has two kinds of errors: loops, which cannot occur without following links, and errors of the operating system.
+    // `walkdir` has two kinds of errors: loops, which cannot occur if links are not followed, and
+    // errors of the operating system.
     let error = error
         .into_io_error()
         .unwrap_or_else(|| io::Error::other("it cannot be listed"));
@@ -381,6 +388,7 @@ fn describe(root: &Path, entry: &DirEntry) -> Result<Option<ListedObject>, Bucke
         .path()
         .strip_prefix(root)
         .unwrap_or_else(|_| entry.path());
+    // A file without a time counts as very old, as in `ListedObject::from`.
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     Ok(Some(ListedObject {
         key: path.to_string_lossy().into_owned(),
@@ -390,7 +398,8 @@ fn describe(root: &Path, entry: &DirEntry) -> Result<Option<ListedObject>, Bucke
     }))
 }
 
-/// Whether a file with this name is still being written: it is called `name#1` until it is complete.
+/// Whether a file with this name is still being written ([`create_unfinished`]), or was left by a
+/// process that died. No complete file has such a name, because [`Key`] encodes `#`.
 fn is_unfinished(name: &str) -> bool {
     let number = name.split_once('#').map(|(_, number)| number);
     number.is_some_and(|number| {
@@ -398,30 +407,31 @@ fn is_unfinished(name: &str) -> bool {
     })
 }
 
-/// Checks the folder of a bucket: what others than the owner may access, and which entries are not
-/// plain files. For `platen doctor`. Checks at most 100,000 entries.
+/// Checks the folder of a bucket: which entries others than their owner may access, and which are
+/// neither plain files nor folders. For `platen doctor`. Checks at most 100,000 entries.
 ///
 /// # Errors
 /// Returns an error if the folder cannot be listed.
 pub fn survey(root: &Path) -> io::Result<FolderState> {
-    let mut survey = FolderState {
+    let mut state = FolderState {
         is_whole: true,
         ..FolderState::default()
     };
     for entry in WalkDir::new(root).follow_links(false) {
-        if survey.seen >= MAX_SURVEYED_FILES {
-            survey.is_whole = false;
+        if state.seen >= MAX_SURVEYED_FILES {
+            state.is_whole = false;
             break;
         }
         let entry = match entry {
             Ok(entry) => entry,
+            // An entry inside was deleted meanwhile, or cannot be read.
             Err(error) if error.depth() > 0 => continue,
             Err(error) => return Err(error.into()),
         };
-        survey.seen += 1;
+        state.seen += 1;
         if entry.depth() > 0 && irregular_kind(entry.file_type()).is_some() {
-            survey.irregular += 1;
-            survey
+            state.irregular += 1;
+            state
                 .example_irregular
                 .get_or_insert_with(|| entry.into_path());
         } else if let Ok(metadata) = fs::metadata(entry.path())
@@ -429,11 +439,11 @@ pub fn survey(root: &Path) -> io::Result<FolderState> {
             // The marker is not secret, and an operator with another umask may have written it.
             && entry.path() != root.join(super::MARKER)
         {
-            survey.open_to_others += 1;
-            survey
+            state.open_to_others += 1;
+            state
                 .example_open_to_others
                 .get_or_insert_with(|| entry.into_path());
         }
     }
-    Ok(survey)
+    Ok(state)
 }

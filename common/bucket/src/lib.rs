@@ -1,5 +1,5 @@
 //! Object storage: objects by key, and signed links to them that expire. Each key is written only
-//! once.
+//! once, except that of the marker.
 
 mod address;
 mod checksum;
@@ -26,7 +26,7 @@ use address::{LinkSigning, OpenedBucket};
 use checksum::{Algorithm, Verdict};
 use folder::Folder;
 pub use folder::{FolderState, survey};
-pub use link::{BadLink, LINKS, Signed, SigningKeys};
+pub use link::{BadLink, LINK_LIFETIMES, Signed, SigningKeys};
 use object::length;
 pub use object::{FileKind, ListedObject, Part, StoredObject};
 
@@ -38,7 +38,7 @@ pub const PROBE_PREFIX: &str = "examined/";
 /// The key of the marker, which says which database the bucket belongs to (see
 /// `common::files::ownership`).
 pub const MARKER: &str = "platen-bucket";
-/// Most bytes of a marker that are read.
+/// The largest marker that is read, in bytes.
 const MAX_MARKER_BYTES: u64 = 200;
 
 /// A bucket: a folder, or a bucket at S3 or Google Cloud Storage. Clones are cheap.
@@ -47,7 +47,8 @@ pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     /// The folder, if the bucket is a folder.
     folder: Option<Folder>,
-    /// The checksum that the store verifies; `None` for a folder, and for a store that verifies none.
+    /// The checksum that is sent with each write and that the store verifies. `None` for a folder,
+    /// and for a store that verifies none.
     checksum: Option<Algorithm>,
     /// How the store signs links; `None` if the api serves the files.
     signing: Option<LinkSigning>,
@@ -128,8 +129,8 @@ impl Bucket {
     }
 
     /// Writes a new object, and verifies it by the checksum that the store answers with. If the
-    /// store answers with none, as a folder does, the object is read back. Writing the same bytes to
-    /// the same key again succeeds, so a write whose answer was lost may be repeated.
+    /// store answers with none, as a folder does, the object is read back. Writing the same bytes
+    /// to the same key again succeeds, so a write whose answer was lost may be repeated.
     ///
     /// # Errors
     /// Returns an error if the key has an object with other bytes, if the store received or returns
@@ -148,7 +149,7 @@ impl Bucket {
             (options.extensions).insert(algorithm.checksum(&bytes, &written.sha256));
         }
         let payload = PutPayload::from(bytes);
-        let was_there = match self.store.put_opts(&location, payload, options).await {
+        let already_exists = match self.store.put_opts(&location, payload, options).await {
             Ok(put) => match put.extensions.get() {
                 Some(Verdict::Equal) => return Ok(written),
                 Some(Verdict::Different) => return self.remove_garbled(key).await,
@@ -157,17 +158,18 @@ impl Bucket {
             Err(error @ object_store::Error::AlreadyExists { .. }) => Some(error),
             Err(error) => return Err(error.into()),
         };
-        match (self.measure(key).await?, was_there) {
+        match (self.measure(key).await?, already_exists) {
             (Some(read), _) if read == written => Ok(written),
             (Some(_), Some(_)) => Err(BucketError::TakenByAnother(key.to_owned())),
             // Another write of this key was in progress and failed.
             (None, Some(error)) => Err(error.into()),
+            // This call created the object, but the store returns other bytes or no object.
             (_, None) => self.remove_garbled(key).await,
         }
     }
 
-    /// Removes an object that this process has just created with other bytes than it meant to, so
-    /// that a retry can write it again. Always returns an error.
+    /// Removes an object that this process has just created and that has other bytes than were
+    /// sent, so that a retry can write it again. Always returns an error.
     async fn remove_garbled(&self, key: &str) -> Result<StoredObject, BucketError> {
         self.delete(key).await?;
         Err(BucketError::Garbled(key.to_owned()))
@@ -194,13 +196,13 @@ impl Bucket {
     /// Reads the text of the marker. Returns `None` if the bucket has no marker.
     ///
     /// # Errors
-    /// Returns an error if the bucket fails.
+    /// Returns an error if the marker has more than 200 bytes, or if the bucket fails.
     pub async fn marker(&self) -> Result<Option<String>, BucketError> {
         let marker = self.get_at_most(MARKER, MAX_MARKER_BYTES).await?;
         Ok(marker.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
     }
 
-    /// Writes the marker and reads it back. With `replace`, another marker is overwritten.
+    /// Writes the marker and reads it back. With `replace`, an existing marker is overwritten.
     ///
     /// # Errors
     /// Returns an error if there is a marker and `replace` is not set, if the marker that was read
@@ -260,8 +262,9 @@ impl Bucket {
         }
     }
 
-    /// Reads up to `most` bytes of an object, beginning at byte `first`, and the size of the whole
-    /// object. Returns `None` if there is no object with this key.
+    /// Reads up to `most` bytes of an object, beginning at byte `first` (the first byte of an
+    /// object is 0), and the size of the whole object. Returns `None` if there is no object with
+    /// this key.
     ///
     /// # Errors
     /// Returns an error if `first` is after the end of the object, or if the bucket fails.
@@ -329,9 +332,9 @@ impl Bucket {
             .boxed()
     }
 
-    /// Lists every object below `prefix`, in no particular order. `prefix` is whole parts of a key,
-    /// with `/` after each. Unlike [`Self::list`] it reports no symbolic links and no special files
-    /// of a local folder.
+    /// Lists every object whose key begins with `prefix`, in no particular order. `prefix` consists
+    /// of whole parts of a key, with `/` after each. Unlike [`Self::list`] it reports no symbolic
+    /// links and no special files, if the bucket is a folder.
     pub fn list_under(
         &self,
         prefix: &str,
@@ -355,9 +358,10 @@ impl Bucket {
         }
     }
 
-    /// Makes a link to an object that works for `lifetime` from `now` on. If the store signs links,
-    /// the link leads to the store (V4 signatures, `AWS4-HMAC-SHA256` or `GOOG4-RSA-SHA256`).
-    /// Otherwise it leads to our own api.
+    /// Makes a link to an object that works for `lifetime`. If the store signs links, the link
+    /// leads to the store (V4 signatures, `AWS4-HMAC-SHA256` or `GOOG4-RSA-SHA256`), and the time
+    /// begins when the link is signed. Otherwise it leads to our own api, and the time begins at
+    /// `now`.
     ///
     /// # Errors
     /// Returns an error if the store's credentials cannot be obtained.

@@ -17,12 +17,13 @@ use std::ops::RangeInclusive;
 /// How far the clock of the process that signs may be ahead of the clock of the process that
 /// checks.
 const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
-/// Hex digits of a key's id.
+/// How many hex digits a key's id has.
 const KEY_ID_LENGTH: usize = 8;
 
 /// The keys that sign links.
 #[derive(Clone)]
 pub struct SigningKeys {
+    /// Signs new links.
     current: SecretString,
     /// Signs no new links, but its links are still accepted.
     previous: Option<SecretString>,
@@ -107,17 +108,17 @@ impl SigningKeys {
             signature,
         } = signed;
         let signature = hex::decode(signature).map_err(|_| BadLink::Forged)?;
-        // `verify_slice` compares in constant time.
         let mut active = [Some(&self.current), self.previous.as_ref()]
             .into_iter()
             .flatten()
             .filter(|key| key_id.is_none_or(|named| named == id(key)));
+        // `verify_slice` compares in constant time.
         let is_ours = active.any(|key| {
             mac(key, object, file_name, expires)
                 .verify_slice(&signature)
                 .is_ok()
         });
-        let latest = now + *LINKS.end() + MAX_CLOCK_SKEW;
+        let latest = now + *LINK_LIFETIMES.end() + MAX_CLOCK_SKEW;
         if !is_ours {
             Err(BadLink::Forged)
         } else if expires <= now.unix_timestamp() {
@@ -149,7 +150,8 @@ fn mac(key: &SecretString, object: &str, file_name: Option<&str>, expires: i64) 
 }
 
 /// The shortest and the longest time for which a link may work.
-pub const LINKS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24);
+pub const LINK_LIFETIMES: RangeInclusive<Duration> =
+    Duration::from_mins(1)..=Duration::from_hours(24);
 
 #[cfg(test)]
 mod tests {
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn links_signed_by_a_clock_years_ahead_do_not_work() {
         let keys = keys("key", None);
-        let longest = *LINKS.end();
+        let longest = *LINK_LIFETIMES.end();
         let wrong = NOW + Duration::from_hours(24 * 365 * 30);
         let link = keys.link(KEY, "a", wrong, LIFETIME);
         assert_eq!(keys.check(KEY, signed(&link), NOW), Err(BadLink::TooLong));

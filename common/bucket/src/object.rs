@@ -45,9 +45,9 @@ pub struct ListedObject {
     pub key: String,
     /// The size of the object, in bytes.
     pub bytes: u64,
-    /// When it was written, on the bucket's clock.
+    /// When the object was written, on the bucket's clock.
     pub modified: OffsetDateTime,
-    /// What it is.
+    /// Whether it is an object, or another entry of a folder.
     pub kind: FileKind,
 }
 
@@ -79,8 +79,8 @@ impl From<ObjectMeta> for ListedObject {
         Self {
             key: object.location.into(),
             bytes: object.size,
-            // A time out of range counts as very old. Then only the rows decide whether the object
-            // is an orphan.
+            // A time out of range counts as very old. Then the object's age protects it from no
+            // check, and only the rows in Postgres decide whether it is an orphan.
             modified: OffsetDateTime::from_unix_timestamp(seconds)
                 .unwrap_or(OffsetDateTime::UNIX_EPOCH),
             kind: FileKind::Object,

@@ -2,8 +2,8 @@
 //! its jobs.
 //!
 //! An output that is not delivered is free for the tenant, but a call that has begun may cost us
-//! money. A call counts as abandoned if its owner cancels the job, or lets its deadline pass, while
-//! the call is open or after it has made its image.
+//! money. A call counts as abandoned if the tenant cancels its job, or lets the job's deadline
+//! pass, while the call is open or after the call has made its image.
 //!
 //! When a tenant has used up its allowance:
 //! - it cannot cancel a job whose calls have begun;
@@ -24,14 +24,14 @@ pub const DEFAULT: u32 = 20;
 pub struct AllowanceUsage {
     /// Calls that it abandoned.
     pub calls: i64,
-    /// Time until the oldest of them is more than an hour old and no longer counts; at least one
-    /// second.
+    /// Time until the oldest of these calls is more than an hour old and no longer counts; at least
+    /// one second. One minute if there is no such call.
     pub retry_after: Duration,
 }
 
 impl AllowanceUsage {
-    /// Whether `more` further calls may be abandoned under this `allowance`. No call is always
-    /// allowed.
+    /// Whether `more` further calls may be abandoned under this `allowance`. Always `true` if
+    /// `more` is 0.
     pub fn allows(self, more: i64, allowance: u32) -> bool {
         more == 0 || self.calls.saturating_add(more) <= i64::from(allowance)
     }

@@ -122,8 +122,9 @@ pub fn input_key(tenant: TenantId, job: JobId, index: usize) -> String {
     format!("t/{}/j/{}/in/{index}", tenant.0, job.0)
 }
 
-/// A file name made from the last three parts of a key; of a rendition these are the job, the
-/// attempt and the output. Links of older versions carry no file name and need it. Every character that is not an ASCII letter, a digit or a dot becomes a hyphen.
+/// A file name made from the last three parts of a key. For a rendition these are the job, the
+/// attempt and the output. It is for links of older versions, which carry no file name. Every
+/// character that is not an ASCII letter, a digit or a dot becomes a hyphen.
 pub fn file_name(key: &str) -> String {
     let mut parts: Vec<&str> = key.rsplit('/').take(3).collect();
     parts.reverse();

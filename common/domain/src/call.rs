@@ -12,7 +12,7 @@ use crate::id::{CallId, TenantId};
 use crate::outcome::{Class, Failure};
 use crate::stored_file::StoredFile;
 
-/// A call that an attempt of the job has made, as a later attempt reads it from the journal.
+/// A call that an attempt of a job has made, as a later attempt reads it from the journal.
 #[derive(Clone, Debug)]
 pub struct JournaledCall {
     /// The call.
@@ -21,10 +21,10 @@ pub struct JournaledCall {
     pub output_idx: i32,
     /// Where it was made.
     pub lane: Lane,
-    /// Time since it was made, on the database's clock.
+    /// Time since it was journaled, on the database's clock.
     pub age: Duration,
-    /// Class of the outcome. `None` while it is unknown: the provider still works, or the worker
-    /// died.
+    /// Class of the outcome. `None` if no end is recorded: the provider still works, or the worker
+    /// died. [`Class::Unknown`] is a recorded end.
     pub outcome: Option<Class>,
     /// What happened, for the operator. Never contains the prompt.
     pub detail: Option<String>,
@@ -37,7 +37,7 @@ pub struct JournaledCall {
 }
 
 impl JournaledCall {
-    /// Whether it ended without an answer, although its image may have been made ([`LOST`]).
+    /// Whether it failed although its image may exist ([`LOST`]).
     pub fn is_lost(&self) -> bool {
         self.outcome.is_some_and(|class| LOST.contains(&class))
     }
@@ -45,6 +45,7 @@ impl JournaledCall {
     /// How it failed. `None` if it delivered an image or has not ended.
     pub fn failure(&self) -> Option<Failure> {
         let class = self.outcome.filter(|class| *class != Class::Ok)?;
+        // The detail is missing if it was deleted together with the job's prompt.
         let mut failure = Failure::new(class, self.detail.clone().unwrap_or_default());
         failure.reason.clone_from(&self.reason);
         Some(failure)

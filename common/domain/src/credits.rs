@@ -94,7 +94,7 @@ impl Credits {
         }
     }
 
-    /// An amount.
+    /// An amount of this many credits.
     ///
     /// # Errors
     /// `amount` is negative.
@@ -183,7 +183,7 @@ impl Quote {
     /// The credits that admission holds: the price of all requested outputs.
     ///
     /// # Errors
-    /// They are more than [`Credits::MAX_TRANSFER`].
+    /// The hold would be more than [`Credits::MAX_TRANSFER`].
     pub fn hold(&self) -> Result<Credits, InvalidCredits> {
         // The database rejects a larger hold too, but only in the middle of the admission.
         let hold = self.unit_price.times(self.outputs)?;

@@ -40,9 +40,10 @@ pub fn attachment(file_name: &str) -> String {
     format!("attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{full_name}")
 }
 
-/// Removes from a name what is unsafe in a file name: folders, control and invisible characters,
-/// and whatever has a meaning to a shell or an operating system. Also removes an image's extension,
-/// because the right one is added later.
+/// Makes a name safe as a file name. Invisible characters are removed. White space and control
+/// characters become spaces. Separators of folders, and other characters that an operating system
+/// reserves, become hyphens. An image's extension is removed, because the right one is added later.
+/// The result may be empty.
 fn sanitize(name: &str) -> String {
     // The zero-width joiner (U+200D) stays: emoji such as families are sequences joined by it.
     let letters = name

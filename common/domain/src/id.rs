@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use uuid::Uuid;
 
@@ -164,11 +165,23 @@ fn decode(text: &str) -> Option<Uuid> {
 
 impl TenantId {
     /// A pseudonym for places that must not contain the tenant's id, such as Redis: the first 16
-    /// hexadecimal digits of the SHA-256 of the id's 16 bytes. SQL computes the same
-    /// (`job::claim`).
+    /// hexadecimal digits of the SHA-256 of the id's 16 bytes. SQL computes the same text in the
+    /// statement `job::claim`.
     pub fn pseudonym(self) -> String {
         let digest = Sha256::digest(self.0.as_bytes());
         hex::encode(digest.get(..8).unwrap_or_default())
+    }
+}
+
+impl JobId {
+    /// The smallest id that can be made at this time.
+    pub fn first_at(at: OffsetDateTime) -> Self {
+        const LAST_MILLISECOND: u64 = (1 << 48) - 1;
+        let milliseconds = at.unix_timestamp_nanos().max(0) / 1_000_000;
+        let milliseconds = u64::try_from(milliseconds).unwrap_or(LAST_MILLISECOND);
+        Self(Uuid::from_u128(
+            u128::from(milliseconds.min(LAST_MILLISECOND)) << 80,
+        ))
     }
 }
 
@@ -198,6 +211,17 @@ mod tests {
         let ids: Vec<JobId> = (0..100).map(|_| JobId::new()).collect();
         let texts: Vec<String> = ids.iter().map(JobId::to_string).collect();
         assert!(ids.is_sorted() && texts.is_sorted());
+    }
+
+    #[test]
+    fn ids_contain_the_time_of_their_creation() {
+        let at = OffsetDateTime::now_utc();
+        let id = JobId::new();
+        assert!(JobId::first_at(at) <= id);
+        assert!(id < JobId::first_at(at + time::Duration::MINUTE));
+        let ends = [time::PrimitiveDateTime::MIN, time::PrimitiveDateTime::MAX];
+        let [first, last] = ends.map(|end| JobId::first_at(end.assume_utc()));
+        assert!(first < id && id < last);
     }
 
     #[test]

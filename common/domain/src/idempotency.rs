@@ -8,12 +8,13 @@ use sha2::{Digest, Sha256};
 /// request.
 pub type RequestHash = [u8; 32];
 
-/// A POST, or an action of an operator, with the idempotency key by which a repetition is recognized.
+/// The idempotency key and the hash of a POST or of an operator's action. They identify a
+/// repetition.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The client's `Idempotency-Key`, or a key that we made.
     pub key: String,
-    /// Hash of the request.
+    /// Hash of the request ([`request_hash`]).
     pub hash: RequestHash,
 }
 

@@ -166,8 +166,8 @@ pub struct Cost {
     pub refunded: Credits,
 }
 
-/// Time before the deadline at which a job that has an image to deliver runs even though its lanes
-/// are unavailable. Delivering needs no further call.
+/// How long before its deadline a job that has an image to deliver runs even though its lanes are
+/// unavailable. Delivering needs no further call.
 pub const DELIVERY_MARGIN: Duration = Duration::from_secs(10);
 
 /// How many jobs may be started now: a number for each model that this process knows, and tenants
@@ -183,9 +183,9 @@ pub struct Capacity {
 pub struct ModelCapacity {
     /// Catalogue id of the model.
     pub model: String,
-    /// Jobs that may use every lane of the model.
+    /// How many jobs may be started if each may use every lane of the model.
     pub jobs_on_all_lanes: i64,
-    /// Jobs that may use the model's first lane only.
+    /// How many jobs may be started if each may use only the model's first lane.
     pub jobs_on_first_lane: i64,
 }
 
@@ -249,9 +249,9 @@ pub struct Claimed {
     pub n_requested: i32,
     /// Whether it may run on a fallback lane of its model.
     pub fallback: bool,
-    /// Paid calls that it has made.
+    /// Paid calls that were begun and count against the job's `max_calls`.
     pub calls_made: i32,
-    /// Paid calls that it may still make.
+    /// Paid calls that it may still make: `max_calls` less `calls_made`.
     pub calls_left: i32,
     /// Seconds from the moment the job could run until this claim.
     pub waited_seconds: f64,

@@ -2,8 +2,9 @@
 //! take from.
 //!
 //! A wallet changes only by a [`Transfer`]. [`Hold::resolve`] consumes the hold, so code that
-//! resolves a hold twice does not compile. Against a second process, `one_full_settlement` on the
-//! job's row does the same.
+//! resolves a hold twice does not compile. A second process is stopped by the database: it refuses
+//! every change of a job that has ended, and by the rule `one_full_settlement` the captured and
+//! released credits of such a job are exactly its hold.
 //!
 //! A *lot* is what is left of one grant. A hold takes credits from lots in burn-down order: by
 //! priority, then the first to expire, then the oldest. What it takes from one lot is a *share*.
@@ -91,8 +92,8 @@ pub struct Transfer {
     pub credit: Account,
     /// How many credits moved.
     pub amount: Credits,
-    /// UUID of the job or grant that caused it. `cause` and `reference` are unique together, so
-    /// nothing is booked twice.
+    /// UUID of the job or grant that caused it, or a new UUID if an operator took credits. `cause`
+    /// and `reference` are unique together, so nothing is booked twice.
     pub reference: String,
 }
 
@@ -226,8 +227,9 @@ pub fn split_over_lots(lots: &[Lot], need: Credits) -> Option<Vec<Share>> {
     left.is_zero().then_some(shares)
 }
 
-/// How much of each share is spent when `captured` is charged, in burn-down order. The rest of a
-/// share goes back to its lot. `None` if the shares are smaller than `captured`.
+/// How much of each share is spent when `captured` is charged. `shares` are in burn-down order, and
+/// so is the result. The rest of a share goes back to its lot. Returns `None` if all shares
+/// together are less than `captured`.
 pub fn consume(shares: &[Share], captured: Credits) -> Option<Vec<Credits>> {
     let mut left = captured;
     let mut consumed = Vec::with_capacity(shares.len());

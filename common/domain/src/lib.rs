@@ -1,4 +1,5 @@
-//! Values and pure rules: what jobs, credits, models and outcomes are. Nothing here does IO but read a model file.
+//! Values and pure rules: what jobs, credits, models and outcomes are. Nothing here does IO but
+//! read a model file.
 
 pub mod allowance;
 pub mod artifact;

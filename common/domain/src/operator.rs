@@ -1,4 +1,4 @@
-//! What operators say and are told.
+//! The values of operators' actions: who acts and why, pauses, audit entries and timelines.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::id::TenantId;
 pub struct Actor<'a> {
     /// The operator's name.
     pub by: &'a str,
-    /// Why, in the operator's words; at most `MAX_REASON` characters.
+    /// Why, in the operator's words; 1 to 500 characters.
     pub reason: &'a str,
 }
 
@@ -24,7 +24,8 @@ pub struct Scope {
     pub model: Option<String>,
     /// Jobs of this tenant.
     pub tenant: Option<TenantId>,
-    /// Jobs on this worker. Alone it drains the worker: running jobs end, and none is started.
+    /// Jobs on this worker. If no other value is set, the worker is drained: it starts no job, and
+    /// its running jobs go on to their end.
     pub worker: Option<String>,
 }
 

@@ -126,7 +126,8 @@ pub struct Contract {
     /// Whether the call may be repeated at once on another lane, even if a retry on the same lane
     /// is not allowed.
     pub retry_on_other_lane: bool,
-    /// What the customer is told if nothing more exact is known. Settlement adds what was charged.
+    /// What the customer is told if nothing more exact is known. Unless all was delivered,
+    /// settlement adds what was charged.
     pub customer: &'static str,
     /// What the operator is told.
     pub operator: &'static str,
@@ -308,7 +309,7 @@ impl Class {
 }
 
 /// Whether another call may be made for an output. `ended` are the classes of its earlier calls,
-/// the newest last. `another_lane` is whether the job may use a lane that none of them has used.
+/// the newest last. `another_lane` is whether the job may use a lane that none of these calls used.
 pub fn may_call_again(ended: &[Class], another_lane: bool) -> bool {
     let Some(&last) = ended.last() else {
         return true;

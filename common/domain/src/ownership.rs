@@ -1,4 +1,4 @@
-//! Whose a bucket is.
+//! Which database a bucket belongs to.
 
 /// Which database the bucket belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
@@ -15,7 +15,7 @@ pub enum Ownership {
 }
 
 impl Ownership {
-    /// All of them, in the order of the metric's states.
+    /// All variants, in the order in which the metric shows them.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label of metrics.
@@ -23,12 +23,12 @@ impl Ownership {
         self.into()
     }
 
-    /// Whether files may be written to it and read from it.
+    /// Whether files may be written to the bucket and read from it.
     pub fn is_usable(self) -> bool {
         matches!(self, Self::Ours | Self::NotAdopted)
     }
 
-    /// What is wrong, and what to do; `None` where nothing is.
+    /// What is wrong, and what to do; `None` if nothing is wrong.
     pub fn problem(self) -> Option<&'static str> {
         match self {
             Self::Ours => None,
@@ -45,7 +45,7 @@ impl Ownership {
     }
 }
 
-/// It could not be found out whose the bucket is.
+/// Which database the bucket belongs to could not be found out. The text says why.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("whose the bucket is could not be found out: {0}")]
 pub struct Unknown(pub String);

@@ -4,10 +4,10 @@
 //! without a value they are kept for the lifetime of the account. The transaction that ends a job
 //! also plans the deletions (`storage::retention::plan`), so no job ends without them.
 //!
-//! When a file is due any worker deletes it, in steps that any other worker may repeat: links to it
-//! are refused; the object is deleted; the bucket is asked whether it is gone; then its row becomes
-//! a receipt. Rows stay: what was made, when, and for how much remains known. A legal hold keeps a
-//! job's files for a purpose until a time.
+//! When a file is due, any worker deletes it, in steps that any other worker may repeat: links to
+//! it are refused; the object is deleted; the bucket is asked whether it is gone; then its row
+//! becomes a receipt. Rows stay: what was made, when, and for how much remains known. A legal hold
+//! keeps a job's files for a purpose until a time.
 //!
 //! The text of a request is deleted like a file of its job, but from its row instead of the bucket.
 //! An upload belongs to no job: it is due when its owner deletes it, or when no job has used it for
@@ -60,7 +60,8 @@ impl Retention {
         prompts: Some(0),
     };
 
-    /// For each class: its name in the API, how long it is kept in seconds, and the shortest time that may be chosen, in seconds.
+    /// For each class: its name in the API, how long it is kept (`None`: for the lifetime of the
+    /// account), and the shortest time that may be chosen. Both times are in seconds.
     pub fn classes(&self) -> [(&'static str, Option<u64>, u64); 5] {
         [
             ("inputs", self.inputs, 0),
@@ -122,7 +123,7 @@ impl FileClass {
 /// A file or a prompt that is due.
 #[derive(Clone, Debug)]
 pub struct Due {
-    /// The number of its deletion.
+    /// The id of its row in `deletions`.
     pub id: i64,
     /// Its tenant.
     pub tenant: TenantId,
@@ -135,7 +136,7 @@ pub struct Due {
 /// A receipt: a file or a prompt was deleted.
 #[derive(Clone, Debug)]
 pub struct DeletionReceipt {
-    /// The number of its deletion.
+    /// The id of its row in `deletions`: higher if the deletion was planned later.
     pub id: i64,
     /// Its job; `None` for an upload.
     pub job: Option<JobId>,
@@ -146,7 +147,7 @@ pub struct DeletionReceipt {
     /// SHA-256 of the file. `None` for a prompt: a short text could be guessed, and the guess
     /// confirmed by its hash.
     pub sha256: Option<[u8; 32]>,
-    /// Its size.
+    /// Its size, in bytes; for a prompt the length of its texts.
     pub bytes: i64,
     /// When it was due.
     pub due_at: OffsetDateTime,
@@ -154,7 +155,7 @@ pub struct DeletionReceipt {
     pub deleted_at: OffsetDateTime,
 }
 
-/// The purpose of a legal hold.
+/// The purpose of a legal hold: why files are kept although they are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
 #[strum(
     serialize_all = "snake_case",

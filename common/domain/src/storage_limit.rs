@@ -1,10 +1,10 @@
 //! How much a tenant stores: the size of its files that rows name (uploads, inputs, originals,
-//! renditions).
+//! renditions, thumbnails).
 //!
-//! It is a sum that triggers maintain (`0022_bounds_on_abuse.sql`), like billing: each row that
-//! names a file, and each deletion, adds a line, and `storage::stored_bytes::fold` adds lines to a total. Total
-//! and lines together, read in one snapshot, always equal the rows; `platen verify` compares them
-//! (I25).
+//! It is a sum that triggers maintain (`0022_bounds_on_abuse.sql`), as for billing: each row that
+//! names a file, and each deletion, adds a line, and `storage::stored_bytes::fold` adds lines to a
+//! total. Total and lines together, read in one snapshot, always equal the sum over the rows;
+//! `platen verify` compares them (I25).
 
 /// Default limit for one tenant, in bytes.
 pub const DEFAULT: i64 = 50_000_000_000;
@@ -12,13 +12,14 @@ pub const DEFAULT: i64 = 50_000_000_000;
 /// How much a tenant stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StorageUsage {
-    /// Bytes. `None` where it is not counted yet: the tenant is older than the count.
+    /// Bytes of all its files. `None` if the files of this tenant were not counted yet: it existed
+    /// before files were counted.
     pub bytes: Option<i64>,
 }
 
 impl StorageUsage {
-    /// Whether so many bytes more are within the limit. `true` where there is no limit, nothing is
-    /// added, or the tenant is not counted yet.
+    /// Whether `more` further bytes stay within `limit`. `true` if there is no limit, if `more` is
+    /// 0, or if the tenant's files were not counted yet.
     pub fn has_room(self, more: i64, limit: Option<i64>) -> bool {
         match (self.bytes, limit) {
             (Some(bytes), Some(limit)) => more == 0 || bytes.saturating_add(more) <= limit,

@@ -1,4 +1,4 @@
-//! A file in the bucket, as the rows that name one describe it.
+//! A file in the bucket, as rows of artifacts, calls and uploads describe it.
 
 use crate::generation::image::{MediaType, Pixels};
 
@@ -9,7 +9,7 @@ pub struct StoredFile {
     pub object_key: String,
     /// SHA-256 of the file.
     pub sha256: [u8; 32],
-    /// Size of the file.
+    /// Size of the file, in bytes.
     pub bytes: i64,
     /// Encoding of the file.
     pub media_type: MediaType,

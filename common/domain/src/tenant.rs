@@ -18,6 +18,7 @@ const SECRET_LENGTH: usize = 52;
 pub struct ApiKey {
     /// Its public part, which is stored and listed.
     pub id: String,
+    /// The whole key, not only its secret part.
     secret: SecretString,
 }
 
@@ -29,7 +30,7 @@ impl ApiKey {
         Self { id, secret }
     }
 
-    /// Parses a key; `None` where the text does not have its form.
+    /// Parses a key. Returns `None` if the text does not have the form of a key.
     pub fn parse(text: &str) -> Option<Self> {
         let (id, secret) = text.strip_prefix("pk_")?.split_once('_')?;
         let well_formed = |part: &str, length| {

@@ -26,14 +26,18 @@ impl FromStr for TraceParent {
     type Err = InvalidTraceParent;
 
     fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
-        let hex = |part: &str, length: usize| {
-            let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-            part.len() == length && part.bytes().all(digit)
+        let is_hex = |part: &str, length: usize| {
+            let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            part.len() == length && part.bytes().all(is_digit)
         };
-        let id =
-            |part: &str, length: usize| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+        // An id of zeros is not valid.
+        let is_id = |part: &str, length: usize| {
+            is_hex(part, length) && part.bytes().any(|byte| byte != b'0')
+        };
         match text.split('-').collect::<Vec<&str>>()[..] {
-            ["00", trace, parent, flags] if id(trace, 32) && id(parent, 16) && hex(flags, 2) => {
+            ["00", trace, parent, flags]
+                if is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2) =>
+            {
                 Ok(Self(text.to_owned()))
             }
             _ => Err(InvalidTraceParent),

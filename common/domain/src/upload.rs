@@ -40,8 +40,9 @@ pub fn key(tenant: TenantId, upload: UploadId) -> String {
     format!("t/{}/u/{}", tenant.0, upload.0)
 }
 
-/// The key under which a client writes the file itself, until it is encoded again. No row names it:
-/// one that is left behind is removed by the sweeper.
+/// The key under which a client itself writes a file to the bucket. Platen then encodes the file
+/// again, stores the result under [`key`], and deletes this object. No row names it, so the sweeper
+/// removes an object that is left behind.
 pub fn raw_key(tenant: TenantId, upload: UploadId) -> String {
     format!("{}.raw", key(tenant, upload))
 }

@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-/// Characters that show nothing, in addition to white space and control characters. They are
+/// Characters that show nothing, in addition to white space and control characters: those that are
 /// `Default_Ignorable_Code_Point` of Unicode 17 (`DerivedCoreProperties.txt`), the interlinear
 /// annotation characters, and the empty Braille pattern.
 const INVISIBLE_RANGES: [RangeInclusive<char>; 19] = [

@@ -2,7 +2,8 @@
 //!
 //! A task, the poller, pops ids only while the worker asks for jobs, and only as many ids as there
 //! are free slots. An id that is popped and cannot start would be unavailable to other workers.
-//! While no slot is free, the poller pops new jobs for the worker's reserve.
+//! While no slot is free, the poller pops new jobs for the worker's reserve. Here, *the worker* is
+//! the apalis worker of this process.
 //!
 //! A Redis error never reaches the worker (`Error = Infallible`), because apalis would end the
 //! worker. Instead, the poller waits and connects again. It has a connection of its own, for two
@@ -37,11 +38,11 @@ use domain::id::JobId;
 const POP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a worker without a free slot looks for new jobs that may start in its reserve.
 const FRESH_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How often such a worker says that it has no free slot, so that new jobs are listed.
+/// How often a worker without a free slot says so, because new jobs are listed only then.
 const FULL_INTERVAL: Duration = Duration::from_secs(1);
 /// Most ids in the list of new jobs. The dispatcher finds jobs that are dropped from the list.
 const MAX_FRESH: isize = 1_000;
-/// How long the list of new jobs is kept after the last worker without a free slot.
+/// How long the list of new jobs is kept after a worker last said that it has no free slot.
 const FRESH_TTL: Duration = Duration::from_secs(30);
 /// How long opening a connection may take, and how long an answer to a command that does not block
 /// may take.
@@ -58,7 +59,8 @@ pub struct ReadyQueueConfig {
     /// run at once. They belong to the process, so the slots of running jobs stay taken when apalis
     /// restarts the worker.
     pub slots: Arc<Semaphore>,
-    /// Further slots, for jobs that may start although all ordinary slots are taken.
+    /// The places of the reserve: further slots, for jobs that may start although all ordinary
+    /// slots are taken.
     pub reserve: Arc<Semaphore>,
     /// Canceled when the poller must stop.
     pub stop: CancellationToken,
@@ -73,7 +75,7 @@ pub struct ReadyJob {
     /// The job.
     pub job: JobId,
     /// Whether the slot belongs to the reserve.
-    pub reserved: bool,
+    pub in_reserve: bool,
     /// The job's place in the queue. It is needed to put the job back.
     virtual_time: f64,
     _slot: OwnedSemaphorePermit,
@@ -88,12 +90,19 @@ pub struct ReadyQueueBackend {
 /// What the backend and its poller share.
 #[derive(Default)]
 struct Shared {
-    /// Jobs that were popped and that the worker has not taken yet, and the waker of the worker if
-    /// it waits for more. One lock protects both. Otherwise a job could arrive after the worker has
-    /// found the queue empty and before its waker is registered.
-    buffer: Mutex<(VecDeque<ReadyJob>, Option<Waker>)>,
+    /// One lock protects the jobs and the waker. Otherwise a job could arrive after the worker has
+    /// found no job and before its waker is registered.
+    buffer: Mutex<Buffer>,
     /// Notified when the worker asks for a job.
     wanted: Notify,
+}
+
+#[derive(Default)]
+struct Buffer {
+    /// Jobs that were popped and that the worker has not taken yet.
+    jobs: VecDeque<ReadyJob>,
+    /// Wakes the worker, if it waits for more jobs.
+    waker: Option<Waker>,
 }
 
 impl ReadyQueueBackend {
@@ -139,11 +148,11 @@ impl Backend for ReadyQueueBackend {
             .buffer
             .lock()
             .expect("no panic while it is held");
-        if let Some(ready_job) = buffer.0.pop_front() {
+        if let Some(ready_job) = buffer.jobs.pop_front() {
             let id = TaskId::from_string(ready_job.job.to_string());
             return Poll::Ready(Some(Ok(TaskBuilder::new(ready_job).task_id(id).build())));
         }
-        buffer.1 = Some(cx.waker().clone());
+        buffer.waker = Some(cx.waker().clone());
         self.shared.wanted.notify_one();
         Poll::Pending
     }
@@ -181,7 +190,7 @@ struct Poller {
     stop: CancellationToken,
     shared: Arc<Shared>,
     connection: Option<PopConnection>,
-    /// When this poller said last that the worker has no free slot.
+    /// When this poller last said that the worker has no free slot.
     said_full: Option<Instant>,
 }
 
@@ -210,13 +219,13 @@ impl Poller {
             // from Postgres instead, and they need the slots.
             let popped = match self.connect().await {
                 Ok(()) => {
-                    let (permit, reserved) = self.next_slots().await?;
-                    let popped = if reserved {
+                    let (permit, in_reserve) = self.next_slots().await?;
+                    let popped = if in_reserve {
                         self.pop_fresh(permit.num_permits()).await
                     } else {
                         self.pop(permit.num_permits()).await
                     };
-                    popped.map(|ids| (ids, permit, reserved))
+                    popped.map(|ids| (ids, permit, in_reserve))
                 }
                 Err(error) => Err(error),
             };
@@ -228,9 +237,9 @@ impl Poller {
                 // reserve. The permit is dropped here, so other tasks can take its slots before the
                 // next pop.
                 Ok((ids, ..)) if ids.is_empty() => delays = reconnect_delays(),
-                Ok((ids, mut permit, reserved)) => {
-                    self.hand_over(&ids, &mut permit, reserved);
-                    if !reserved && self.config.ready_queue.expects_fresh() {
+                Ok((ids, mut permit, in_reserve)) => {
+                    self.hand_over(&ids, &mut permit, in_reserve);
+                    if !in_reserve && self.config.ready_queue.expects_fresh() {
                         self.forget_fresh(&ids).await;
                     }
                     return Some(());
@@ -249,9 +258,10 @@ impl Poller {
         }
     }
 
-    /// Waits for free slots and takes all of them. If no ordinary slot is free, takes every free
-    /// slot of the reserve instead, and returns `true` with them. Returns `None` if the poller is
-    /// stopped.
+    /// Waits until an ordinary slot or a place of the reserve is free. Takes all ordinary slots
+    /// that are free, and returns `false` with them. If none becomes free in a tenth of a second,
+    /// takes all free places of the reserve instead, and returns `true` with them. Returns `None`
+    /// if the poller is stopped.
     async fn next_slots(&self) -> Option<(OwnedSemaphorePermit, bool)> {
         let ReadyQueueConfig { slots, reserve, .. } = &self.config;
         loop {
@@ -269,7 +279,12 @@ impl Poller {
     }
 
     /// Gives popped jobs to the worker, each with a slot of `permit`.
-    fn hand_over(&self, ids: &[(String, f64)], permit: &mut OwnedSemaphorePermit, reserved: bool) {
+    fn hand_over(
+        &self,
+        ids: &[(String, f64)],
+        permit: &mut OwnedSemaphorePermit,
+        in_reserve: bool,
+    ) {
         let mut buffer = self
             .shared
             .buffer
@@ -279,15 +294,15 @@ impl Poller {
             // Platen adds only ids of jobs. Anything else was written by somebody else, and is
             // dropped.
             if let (Ok(job), Some(slot)) = (id.parse(), permit.split(1)) {
-                buffer.0.push_back(ReadyJob {
+                buffer.jobs.push_back(ReadyJob {
                     job,
-                    reserved,
+                    in_reserve,
                     virtual_time,
                     _slot: slot,
                 });
             }
         }
-        if let Some(waker) = buffer.1.take() {
+        if let Some(waker) = buffer.waker.take() {
             waker.wake();
         }
     }
@@ -341,8 +356,8 @@ impl Poller {
     }
 
     /// Pops up to `count` new jobs for the reserve. Does not block, because an ordinary slot may
-    /// become free at any moment, and any job can use such a slot. Once a second, it also says that
-    /// this worker has no free slot, because new jobs are listed only then.
+    /// become free at any moment, and any job can use such a slot. Once in each [`FULL_INTERVAL`],
+    /// it also says that this worker has no free slot, because new jobs are listed only then.
     async fn pop_fresh(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
         let pop_connection = self.connection.as_mut().expect("connected before");
         let keys = &self.config.ready_queue.keys;
@@ -357,6 +372,7 @@ impl Poller {
                 .arg(1)
                 .arg("PX")
                 .arg(milliseconds(FULL_TTL));
+            // Keeps the first `MAX_FRESH` entries.
             say.cmd("ZREMRANGEBYRANK")
                 .arg(&keys.fresh)
                 .arg(MAX_FRESH)
@@ -391,8 +407,8 @@ impl Poller {
         }
     }
 
-    /// Puts back ids that were popped and not started. The time for this is limited, because the
-    /// dispatcher finds ids that are lost here.
+    /// Puts back ids that were popped and not started, within a time limit. The dispatcher finds
+    /// ids that are lost here.
     async fn give_back(&mut self) {
         let ids: Vec<(String, f64)> = {
             let mut buffer = self
@@ -401,7 +417,7 @@ impl Poller {
                 .lock()
                 .expect("no panic while it is held");
             buffer
-                .0
+                .jobs
                 .drain(..)
                 .map(|ready_job| (ready_job.job.to_string(), ready_job.virtual_time))
                 .collect()
@@ -469,7 +485,7 @@ async fn unblock(address: &Address, client_id: i64) -> RedisResult<()> {
         .await
 }
 
-/// Adds ids to the ready queue again, at the places they had.
+/// Adds ids to the ready queue again, with their virtual times, so at the places that they had.
 async fn restore(address: &Address, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
     let mut connection = address.connect(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     let mut command = redis::cmd("ZADD");

@@ -48,20 +48,22 @@ pub(super) struct SharedConnection {
 
 #[derive(Default)]
 struct State {
-    /// `None`: the next command opens a connection.
+    /// The connection, or the attempt to open it. `None` if the next command opens one.
     opening: Option<Opening>,
     /// How often a connection was opened. An answer on an older connection says nothing about the
     /// present one.
     generation: u64,
     /// Failures in a row.
     failures: u32,
-    /// The newest failure, and when the next command may try.
+    /// The newest failure, and when the next command may try to connect, or may probe a Redis that
+    /// does not answer. `None` after a success.
     last_failure: Option<(RedisError, Instant)>,
 }
 
 /// The connection on which a command is sent, and the command's timeout.
 struct Checkout {
     opening: Opening,
+    /// See [`State::generation`].
     generation: u64,
     timeout: Duration,
 }

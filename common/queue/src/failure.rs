@@ -35,16 +35,18 @@ pub enum RedisFailure {
 }
 
 impl RedisFailure {
-    /// All of them, in the order of the metric's reasons.
+    /// Every failure.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// Classifies an error. Returns `None` if Redis is available and refused only this command,
-    /// such as a script that it does not know yet.
+    /// Classifies an error. Returns `None` if Redis is available and refused only this command, for
+    /// example because it does not know a script yet.
     pub fn classify(error: &RedisError) -> Option<Self> {
         match error.kind() {
             ErrorKind::Io => Some(classify_connection_error(error)),
             ErrorKind::AuthenticationFailed => Some(Self::Password),
             ErrorKind::InvalidClientConfig => Some(Self::Address),
+            // The answer is not in Redis' protocol, so no later answer on this connection can be
+            // trusted.
             ErrorKind::Parse | ErrorKind::RESP3NotSupported => Some(Self::Broken),
             ErrorKind::Server(_) | ErrorKind::Extension => {
                 classify_answer(error.code().unwrap_or_default(), error)

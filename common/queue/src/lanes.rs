@@ -6,14 +6,13 @@
 //! **Limit.** A lane has a limit of calls in flight. It starts at the model's `concurrency` in the
 //! catalogue. Until the first answer `throttled` it doubles, up to the model's `max_concurrency`,
 //! each time that it was used up for a second. From then on it follows additive increase,
-//! multiplicative decrease, as TCP does. A success raises the limit if at least half of it was used.
-//! An answer `throttled` cuts the limit to 85 %. Calls that began before the last cut do not cut it
-//! again.
-//! After the first cut, calls start evenly, with a gap between them, because a provider that counts
-//! calls per second refuses bursts. If the limit is one call and even that is too much, the lane
-//! pauses, each time for longer. A provider's `Retry-After` is followed, up to two minutes. Retries
-//! need a budget, which grows with time and with each success, so that retries do not make an
-//! outage worse.
+//! multiplicative decrease, as TCP does. A success raises the limit if at least half of it was
+//! used. An answer `throttled` cuts the limit to 85 %. Calls that began before the last cut do not
+//! cut it again. After the first cut, calls start evenly, with a gap between them, because a
+//! provider that counts calls per second refuses bursts. If the limit is one call and even that is
+//! too much, the lane pauses, each time for longer. A provider's `Retry-After` is followed, up to
+//! two minutes. Retries need a budget, which grows with time and with each success, so that retries
+//! do not make an outage worse.
 //!
 //! **Circuit breaker.** Failures count as strikes, and enough strikes in a row open the breaker.
 //! Then the lane is unavailable. After a while it is half-open: one call probes the provider, and a
@@ -67,11 +66,12 @@ const PERMANENT_FAULT_FACTOR: u32 = 6;
 #[expect(clippy::struct_field_names, reason = "lanes are made of lanes")]
 pub struct Lanes {
     connection: SharedConnection,
-    queue: Keys,
+    /// The keys of the ready queue that the lanes belong to.
+    keys: Keys,
     timing: LaneTiming,
     /// Every lane of the catalogue, sorted.
     lanes: Arc<[Lane]>,
-    /// How many calls each model's provider takes at once.
+    /// How many calls may be in flight on each lane of a model, by the model's id.
     concurrency: Arc<HashMap<String, Concurrency>>,
 }
 
@@ -131,7 +131,7 @@ impl Lanes {
         let models = catalog.models();
         Self {
             connection: ready_queue.connection.clone(),
-            queue: ready_queue.keys.clone(),
+            keys: ready_queue.keys.clone(),
             timing,
             lanes: lanes.into(),
             concurrency: Arc::new(
@@ -145,7 +145,7 @@ impl Lanes {
     /// Takes a place on the lane for a call, if one may start now.
     ///
     /// `ends_within` is the longest time the call may take. If nobody reports the end of the call,
-    /// it stops counting after this time. `retry` says whether the call repeats a call that failed.
+    /// it stops counting after this time. `is_retry` says that the call repeats a call that failed.
     /// Such calls need the budget of retries.
     ///
     /// # Errors
@@ -157,11 +157,11 @@ impl Lanes {
         tenant: TenantId,
         call: CallId,
         ends_within: Duration,
-        retry: bool,
+        is_retry: bool,
     ) -> Result<Acquisition, QueueError> {
         let (wait, why): (u64, String) = self
             .prepare(&ACQUIRE, lane, tenant, call, ends_within)
-            .arg(i32::from(retry))
+            .arg(i32::from(is_retry))
             .arg(RETRY_BUDGET)
             .invoke_async(&mut self.connection.clone())
             .await?;
@@ -175,7 +175,7 @@ impl Lanes {
     }
 
     /// Reports how a granted call ended. With `None` the end says nothing about the lane, and the
-    /// call is only removed from it. `ends_within` is the same as in [`Self::acquire`].
+    /// call is only removed from the lane. `ends_within` must be what [`Self::acquire`] was given.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer. The call then stops counting by itself after
@@ -190,6 +190,7 @@ impl Lanes {
     ) -> Result<(), QueueError> {
         let strikes = result.map_or(0, |result| result.strikes);
         let retry_after = result.and_then(|result| result.retry_after);
+        // Only failures that people may have to repair have so many strikes at once.
         let factor = if strikes * 2 >= STRIKES_OUT {
             PERMANENT_FAULT_FACTOR
         } else {
@@ -220,12 +221,15 @@ impl Lanes {
     }
 
     /// Adds a new job to the ready queue if the queue is below its target, and to the list of new
-    /// jobs while a worker has no free slot. Adds nothing if none of `lanes`, which are those that
-    /// the job may use, would grant a call. Returns whether the job may start.
+    /// jobs while a worker has no free slot. `lanes` are those that the job may use. Adds nothing
+    /// if the job may not start, because none of them would grant a call. If all of them are
+    /// unavailable because the provider has retired the model, the job may start, so that it fails
+    /// at once. Returns whether the job may start.
     ///
     /// # Errors
-    /// Returns an error if Redis does not answer. The job is not lost: a worker finds it in Postgres
-    /// when it fills the ready queue again, or, while Redis is unavailable, when it has a free slot.
+    /// Returns an error if Redis does not answer. The job is not lost: a worker finds it in
+    /// Postgres when it fills the ready queue again, or, while Redis is unavailable, when it has a
+    /// free slot.
     pub async fn push_new(
         &self,
         job: JobId,
@@ -233,11 +237,11 @@ impl Lanes {
         tenant: TenantId,
         lanes: &[Lane],
     ) -> Result<bool, QueueError> {
-        let mut call = PUSH_NEW.key(&self.queue.lanes);
-        call.key(&self.queue.ready)
-            .key(&self.queue.target)
-            .key(&self.queue.full)
-            .key(&self.queue.fresh)
+        let mut call = PUSH_NEW.key(&self.keys.lanes);
+        call.key(&self.keys.ready)
+            .key(&self.keys.target)
+            .key(&self.keys.full)
+            .key(&self.keys.fresh)
             .arg(job.to_string())
             .arg(virtual_time)
             .arg(TARGET_WITHOUT_WORKERS)
@@ -266,7 +270,7 @@ impl Lanes {
         if lanes.is_empty() {
             return Ok(Vec::new());
         }
-        let mut call = STATES.key(&self.queue.lanes);
+        let mut call = STATES.key(&self.keys.lanes);
         call.arg(millis(LANE_TTL)).arg(MAX_UNAVAILABLE_TENANTS);
         for lane in lanes {
             self.add_lane(&mut call, lane);
@@ -300,7 +304,7 @@ impl Lanes {
         Ok(lanes.iter().zip(replies).map(state).collect())
     }
 
-    /// How many calls may be in flight on a lane.
+    /// The first and the highest limit of calls in flight on a lane.
     fn concurrency(&self, lane: &Lane) -> Concurrency {
         // A call of an earlier attempt may be on a lane that is no longer in the catalogue.
         let limits = self.concurrency.get(&lane.model);
@@ -309,11 +313,11 @@ impl Lanes {
 
     /// What the keys of a lane begin with.
     fn prefix(&self, lane: &Lane) -> String {
-        format!("{}:lane:{lane}", self.queue.name)
+        format!("{}:lane:{lane}", self.keys.name)
     }
 
-    /// Adds what the scripts about several lanes need of each: the keys of its calls and of when they
-    /// closed, its name and its limits.
+    /// Adds what the scripts about several lanes need of each lane: the keys of its calls in flight
+    /// and of the tenants that it is unavailable for, its name, and its limits.
     fn add_lane(&self, script: &mut ScriptInvocation<'_>, lane: &Lane) {
         let (prefix, limits) = (self.prefix(lane), self.concurrency(lane));
         script
@@ -324,7 +328,8 @@ impl Lanes {
             .arg(limits.max);
     }
 
-    /// A script with the keys and the arguments that a call on a lane has.
+    /// A call of `script` with the keys and arguments that `acquire.lua` and `release.lua` have in
+    /// common.
     fn prepare<'a>(
         &self,
         script: &'a Script,
@@ -335,7 +340,7 @@ impl Lanes {
     ) -> ScriptInvocation<'a> {
         let (prefix, tenant) = (self.prefix(lane), tenant.pseudonym());
         let limits = self.concurrency(lane);
-        let mut invocation = script.key(&self.queue.lanes);
+        let mut invocation = script.key(&self.keys.lanes);
         invocation
             .key(format!("{prefix}:calls"))
             .key(format!("{prefix}:tenant:{tenant}"))
@@ -352,7 +357,8 @@ impl Lanes {
     }
 }
 
-/// Converts one tenant of a script's reply.
+/// Converts one tenant of a script's reply. A class that this version does not know counts as a
+/// fault of the provider.
 fn unavailable_for((tenant, wait, why, since): (String, u64, String, i64)) -> UnavailableFor {
     UnavailableFor {
         tenant,

@@ -33,18 +33,20 @@ pub type QueueError = RedisError;
 
 /// Most ids in the ready queue.
 const MAX_READY_JOBS: usize = 1_000;
-/// How many ids the ready queue holds while no worker has announced itself, so that the first
-/// worker can start jobs at once.
+/// The target of the ready queue while no worker has announced itself. The api adds new jobs up to
+/// it, so that the first worker can start jobs at once.
 const TARGET_WITHOUT_WORKERS: usize = 16;
 /// A worker that has not announced itself for this long counts as gone.
 const WORKER_TTL: Duration = Duration::from_secs(3);
-
-/// How long new jobs are listed after a worker has said that it has no free slot.
+/// How long new jobs are added to the list of new jobs after a worker has said that it has no free
+/// slot.
 const FULL_TTL: Duration = Duration::from_secs(2);
 /// How often a worker announces itself.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Adds ids in one step: only those that the queue does not hold, and no more than it lacks.
+/// Arguments: the target, then the virtual time and the id of each job. `new` has two entries for
+/// each id.
 static PUSH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"local missing = tonumber(ARGV[1]) - redis.call('ZCARD', KEYS[1])
@@ -63,7 +65,8 @@ static PUSH: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Announces a worker, and computes the target of the ready queue from the slots of all live
-/// workers. It uses the clock of Redis, because the clocks of workers differ.
+/// workers. Arguments: the worker, its slots, [`WORKER_TTL`] in milliseconds, [`MAX_READY_JOBS`].
+/// It uses the clock of Redis, because the clocks of workers differ.
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"local time = redis.call('TIME')
@@ -87,8 +90,8 @@ struct Keys {
     name: String,
     /// Sorted set, the ready queue: job id, scored by virtual time.
     ready: String,
-    /// Sorted set: new jobs that nobody has popped yet, scored by virtual time. Workers fill their
-    /// reserve from it. Jobs are added only while `full` exists.
+    /// Sorted set, the list of new jobs: ids of new jobs that nobody has popped yet, scored by
+    /// virtual time. Workers fill their reserve from it. Jobs are added only while `full` exists.
     fresh: String,
     /// Exists while a worker has no free slot.
     full: String,
@@ -104,6 +107,7 @@ impl Keys {
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            // `ring` is an older word for the ready queue.
             ready: format!("{name}:ring"),
             fresh: format!("{name}:fresh"),
             full: format!("{name}:full"),
@@ -114,8 +118,8 @@ impl Keys {
     }
 }
 
-/// The side of the ready queue that adds ids. It connects at its first use, and again after a
-/// failure. So a process can start while Redis is unavailable. Clones share the connection.
+/// The side of the ready queue that adds ids. It connects at its first use, so a process can start
+/// while Redis is unavailable. After a failure it connects again. Clones share the connection.
 #[derive(Clone)]
 pub struct ReadyQueue {
     /// For the connections that the backend opens for itself.
@@ -124,17 +128,18 @@ pub struct ReadyQueue {
     keys: Keys,
     /// The reason that [`Self::note`] recorded last; `None` if Redis worked.
     last_failure: Arc<Mutex<Option<RedisFailure>>>,
+    /// Used only in a worker.
     announced: Arc<Mutex<Announced>>,
 }
 
-/// What a worker knows since it last announced itself.
+/// What a worker learned when it last announced itself.
 #[derive(Clone, Copy, Debug, Default)]
 struct Announced {
-    /// When that was; `None` before the first time, and after a failure.
+    /// When it last announced itself; `None` before the first time, and after a failure.
     at: Option<Instant>,
-    /// The target that the ready queue had then.
+    /// The target of the ready queue at that time.
     target: i64,
-    /// Until when the list of new jobs may have entries, because a worker had no free slot.
+    /// Until when the list of new jobs may be in use, because a worker had no free slot.
     fresh_until: Option<Instant>,
 }
 
@@ -143,15 +148,15 @@ struct Announced {
 pub struct Target {
     /// Ids it should hold: twice the slots of the live workers, at most 1,000.
     pub size: i64,
-    /// How many ids are missing.
-    pub capacity: i64,
+    /// How many ids are missing to that size.
+    pub missing: i64,
 }
 
 impl Target {
-    /// Whether at least half of the ids are missing. Filling the queue earlier would cost a query for
-    /// every few jobs, and no worker would start a job sooner.
+    /// Whether at least half of the ids are missing. Filling the queue earlier would cost a query
+    /// for every few jobs, and no worker would start a job sooner.
     pub fn is_half_empty(self) -> bool {
-        self.capacity * 2 >= self.size
+        self.missing * 2 >= self.size
     }
 }
 
@@ -173,8 +178,8 @@ impl ReadyQueue {
         })
     }
 
-    /// Adds ids with their virtual times while the ready queue holds less than `target` ids. Returns
-    /// how many ids were new. Ids that are in the queue already keep their place.
+    /// Adds ids with their virtual times while the ready queue holds fewer than `target` ids.
+    /// Returns how many ids were added. Ids that are in the queue already keep their place.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer. No id was added then, or all.
@@ -190,30 +195,32 @@ impl ReadyQueue {
         call.invoke_async(&mut self.connection.clone()).await
     }
 
-    /// Returns how full the ready queue should be. Once a second this also announces that the worker
-    /// is alive, and computes the target anew.
+    /// Returns how full the ready queue should be. Once a second this also announces that the
+    /// worker is alive, and computes the target anew.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
     pub async fn announce(&self, worker: &str, slots: usize) -> Result<Target, QueueError> {
         let before = *self.announced();
-        let length = match before.at {
-            Some(at) if at.elapsed() < ANNOUNCE_INTERVAL => self.length(before.target).await,
+        let target_and_length = match before.at {
+            Some(at) if at.elapsed() < ANNOUNCE_INTERVAL => {
+                self.length().await.map(|length| (before.target, length))
+            }
             _ => self.announce_now(worker, slots).await,
         };
-        let (size, length) = length.inspect_err(|_| self.announced().at = None)?;
+        // After a failure the next call announces the worker again at once.
+        let (size, length) = target_and_length.inspect_err(|_| self.announced().at = None)?;
         Ok(Target {
             size,
-            capacity: (size - length).max(0),
+            missing: (size - length).max(0),
         })
     }
 
-    /// Returns `target`, and how many ids the ready queue holds.
-    async fn length(&self, target: i64) -> Result<(i64, i64), QueueError> {
+    /// Returns how many ids the ready queue holds.
+    async fn length(&self) -> Result<i64, QueueError> {
         let mut count = redis::cmd("ZCARD");
         count.arg(&self.keys.ready);
-        let length = count.query_async(&mut self.connection.clone()).await?;
-        Ok((target, length))
+        count.query_async(&mut self.connection.clone()).await
     }
 
     /// Announces the worker. Returns the new target, and how many ids the ready queue holds.
@@ -239,7 +246,9 @@ impl ReadyQueue {
         Ok((target, length))
     }
 
-    /// Notes that a worker has no free slot, so that the list of new jobs is in use.
+    /// Notes that a worker has no free slot, so that the list of new jobs is in use. New jobs are
+    /// added to the list for [`FULL_TTL`], and this process learns only at its next announcement
+    /// whether that goes on.
     fn expect_fresh(&self) {
         self.announced().fresh_until = Some(Instant::now() + FULL_TTL + ANNOUNCE_INTERVAL);
     }
@@ -256,7 +265,8 @@ impl ReadyQueue {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Workers that announced themselves within the last seconds, and their slots.
+    /// The workers that Redis lists as alive, and their slots. A worker that is gone stays listed
+    /// until another worker announces itself three seconds later or more.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
@@ -288,8 +298,9 @@ impl ReadyQueue {
             .await
     }
 
-    /// Records whether the last command to Redis worked. Sets the metrics, and logs only when the
-    /// reason changes, because many tasks may meet the same failure many times a second.
+    /// Records whether the last command to Redis worked: `failure` is its error. Sets the metrics,
+    /// and logs only when the reason changes, because many tasks may meet the same failure many
+    /// times a second.
     pub fn note(&self, failure: Option<&QueueError>) {
         let reason =
             failure.map(|error| RedisFailure::classify(error).unwrap_or(RedisFailure::Other));

@@ -2,8 +2,8 @@
 //! lock.
 //!
 //! The result is the same as if each request had a transaction of its own, in this order: each sees
-//! what those before it leave of the credits, the lots and the storage, and a repeated key finds the
-//! answer to the first request. A request that is refused leaves everything as it was.
+//! what those before it leave of the credits, the lots and the storage, and a repeated key finds
+//! the answer to the first request. A request that is refused leaves everything as it was.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
-use super::{Admission, AdmissionError, Member};
+use super::{Admission, AdmissionError, AdmissionRequest};
 use domain::credits::Credits;
 use domain::id::{JobId, UploadId};
 use domain::idempotency::{self, Answer};
@@ -33,8 +33,8 @@ const MICROS_PER_OUTPUT: i64 = 100_000;
 const MICROS_PER_PRIORITY_STEP: i64 = 10_000_000;
 
 /// What must be read to decide about these requests.
-pub(super) fn wanted<'a>(members: &'a [Member<'_>]) -> Wanted<'a> {
-    let admissions = || members.iter().map(|member| member.admission);
+pub(super) fn wanted<'a>(requests: &'a [AdmissionRequest<'_>]) -> Wanted<'a> {
+    let admissions = || requests.iter().map(|request| request.admission);
     let mut uploads: Vec<UploadId> = admissions()
         .flat_map(|admission| admission.generation.uploads())
         .collect();
@@ -54,7 +54,8 @@ pub(super) fn wanted<'a>(members: &'a [Member<'_>]) -> Wanted<'a> {
     }
 }
 
-/// Whether a job is as good as canceled in advance: its deadline is shorter than a call can take.
+/// Whether the job is admitted only if the tenant's cancel allowance is not used up: its deadline
+/// may pass while its first call is open, so it is as good as canceled in advance.
 fn needs_allowance(admission: &Admission<'_>) -> bool {
     admission.cancel_after < admission.model_timeout
 }
@@ -62,28 +63,30 @@ fn needs_allowance(admission: &Admission<'_>) -> bool {
 /// What is decided about a request.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// Its job is the one with this number in [`Plan::new`].
+    /// It gets a new job: the one at this index of [`Plan::new`].
     New(usize),
     /// Its key was used before, for the same request. This is the answer that request got.
     Repeated(Answer),
 }
 
-/// The jobs to write, and what they leave.
+/// The jobs to write, and what they leave of credits, lots and storage.
 pub(super) struct Plan<'a> {
     /// The new jobs.
     pub new: Vec<NewJob<'a>>,
     /// The tenant's virtual clock after them, in microseconds.
     pub virtual_clock: i64,
+    /// What was read under the wallet's lock. Each new job lowers `available` and `lots`.
     basis: Basis,
-    /// What is stored under the keys of the requests.
+    /// The answers that are stored under keys of the requests, by key.
     stored: HashMap<String, StoredAnswer>,
-    /// The new jobs, by the key of their request.
+    /// For the key of each new job's request, the job's index in `new`.
     by_key: HashMap<&'a str, usize>,
     /// Bytes of inputs that the new jobs add.
     bytes: i64,
 }
 
 impl<'a> Plan<'a> {
+    /// A plan without jobs, from what was read.
     pub(super) fn new(mut basis: Basis) -> Self {
         let stored = std::mem::take(&mut basis.answers);
         Self {
@@ -99,17 +102,17 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Decides about the next request. `redriven` is the job that already repeats the failed job that
-    /// the request is to repeat.
+    /// Decides about the next request. `redriven` is for a redrive: the job that an earlier redrive
+    /// of the same failed job has made, if there is one.
     ///
     /// # Errors
-    /// Returns why it is refused.
+    /// Returns why the request is refused.
     pub(super) fn decide(
         &mut self,
-        member: &Member<'a>,
+        request: &AdmissionRequest<'a>,
         redriven: Option<JobId>,
     ) -> Result<Decision, AdmissionError> {
-        let admission = member.admission;
+        let admission = request.admission;
         let hold = admission.quote.hold()?;
         // The idempotency key is looked up before every other check: a repeated request gets its
         // first answer, even if the tenant's wallet has been restricted or emptied since.
@@ -127,7 +130,8 @@ impl<'a> Plan<'a> {
             needed: hold,
             available: self.basis.available,
         };
-        // Checked here for the exact error. `never_overdrawn` in the database is the second guard.
+        // Checked here for the exact error. The rule `never_overdrawn` in the database is the
+        // second guard.
         let available = self.basis.available.minus(hold);
         let available = available.map_err(|_| insufficient())?;
         // The lots can give less than the wallet shows: credits of an expired lot may not be held,
@@ -142,9 +146,9 @@ impl<'a> Plan<'a> {
         self.bytes = self
             .bytes
             .saturating_add(admission.generation.inline_bytes());
-        let number = self.new.len();
-        self.by_key.insert(&admission.idempotency.key, number);
-        let answer = (member.answer)(&job);
+        let index = self.new.len();
+        self.by_key.insert(&admission.idempotency.key, index);
+        let answer = (request.answer)(&job);
         self.new.push(NewJob {
             job,
             traceparent: admission.traceparent.as_ref(),
@@ -153,15 +157,15 @@ impl<'a> Plan<'a> {
             request: &admission.idempotency,
             answer,
         });
-        Ok(Decision::New(number))
+        Ok(Decision::New(index))
     }
 
     /// The answer to an earlier request with the same key: one that is stored, or one of this plan.
     fn answered(&self, request: &idempotency::Request) -> Result<Option<Answer>, AdmissionError> {
         let (hash, answer) = if let Some(stored) = self.stored.get(&request.key) {
             (&stored.hash[..], &stored.answer)
-        } else if let Some(number) = self.by_key.get(request.key.as_str())
-            && let Some(new) = self.new.get(*number)
+        } else if let Some(index) = self.by_key.get(request.key.as_str())
+            && let Some(new) = self.new.get(*index)
         {
             (&new.request.hash[..], &new.answer)
         } else {
@@ -180,8 +184,8 @@ impl<'a> Plan<'a> {
         if !uploads.iter().all(|id| self.basis.uploads.contains(id)) {
             return Err(AdmissionError::UploadGone);
         }
-        // Without this check a tenant could submit a thousand jobs that are as good as canceled, and
-        // we would pay for calls that nobody waits for.
+        // Without this check a tenant could submit a thousand jobs that are as good as canceled,
+        // and we would pay for calls that nobody waits for.
         let used = self.basis.allowance;
         if needs_allowance(admission) && !used.allows(1, admission.unbilled_limits.cancel_allowance)
         {
@@ -199,16 +203,16 @@ impl<'a> Plan<'a> {
 
     /// The job of a request, and the tenant's virtual clock after it.
     ///
-    /// The job's virtual time comes from the tenant's virtual clock, which is never earlier than the
-    /// real clock. So a job of a tenant with few jobs runs before the backlog of a busy tenant. A
-    /// high priority moves the job forward, but at most to the real time. So the job never runs
-    /// before a job that another tenant submitted earlier. Both clocks are the database's, so a
-    /// wrong clock of an api does not change the order of jobs.
+    /// The job's virtual time comes from the tenant's virtual clock, which is never earlier than
+    /// the real clock. So a job of a tenant with few jobs runs before the backlog of a busy tenant.
+    /// A high priority moves the job forward, but at most to the real time. So the job never
+    /// overtakes a job whose virtual time has passed. The real clock is the database's, so a wrong
+    /// clock of an api does not change the order of jobs.
     fn job(&self, admission: &Admission<'_>, hold: Credits) -> Result<(Job, i64), AdmissionError> {
-        let row = RowId::new("jobs", admission.job);
+        let row_id = RowId::new("jobs", admission.job);
         let quote = &admission.quote;
         let (now, clock) = (self.basis.now, self.basis.clock);
-        let clock_micros: i64 = row.convert("turn", clock.unix_timestamp_nanos() / 1_000)?;
+        let clock_micros: i64 = row_id.convert("turn", clock.unix_timestamp_nanos() / 1_000)?;
         let advance = i64::from(quote.outputs).saturating_mul(MICROS_PER_OUTPUT);
         let virtual_clock = self.virtual_clock.max(clock_micros).saturating_add(advance);
         let forward =
@@ -230,7 +234,7 @@ impl<'a> Plan<'a> {
             fence: 0,
             crash_count: 0,
             calls_started: 0,
-            max_calls: row.convert("max_calls", max_calls)?,
+            max_calls: row_id.convert("max_calls", max_calls)?,
             virtual_time: virtual_clock.saturating_sub(forward).max(clock_micros),
             run_after: run_at.map_or(now, |run_at| run_at.max(now)),
             deadline: whole_micros(deadline),
@@ -242,7 +246,7 @@ impl<'a> Plan<'a> {
                 released: Credits::ZERO,
                 refunded: Credits::ZERO,
             },
-            n_requested: row.convert("n_requested", quote.outputs)?,
+            n_requested: row_id.convert("n_requested", quote.outputs)?,
             n_delivered: 0,
             redrive_of: admission.redrive.map(|redrive| redrive.of),
             created_at: now,
@@ -253,11 +257,12 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Takes shares from lots. Lots that are empty then leave the list.
+/// Takes shares from lots, and removes the lots that are empty then.
 fn take(lots: &mut Vec<Lot>, shares: &[ledger::Share]) {
     for share in shares {
         let lot = lots.iter_mut().find(|lot| lot.grant == share.grant);
         if let Some(lot) = lot {
+            // A share is never more than its lot has.
             lot.remaining = lot.remaining.minus(share.amount).unwrap_or(Credits::ZERO);
         }
     }
@@ -361,8 +366,8 @@ mod tests {
         let mut plan = Plan::new(basis());
         let answer = &|_: &Job| Answer::empty(202);
         let decided = admissions.iter().map(|admission| {
-            let member = Member { admission, answer };
-            matches!(plan.decide(&member, None), Ok(Decision::New(_)))
+            let request = AdmissionRequest { admission, answer };
+            matches!(plan.decide(&request, None), Ok(Decision::New(_)))
         });
         let decided = decided.collect();
         (plan, decided)

@@ -3,7 +3,7 @@
 use std::env;
 use std::time::Duration;
 
-use bucket::{Address, BadAddress, LINKS};
+use bucket::{Address, BadAddress, LINK_LIFETIMES};
 
 use super::ConfigError;
 use super::values::{text, within};
@@ -12,9 +12,9 @@ use super::variables::VARIABLES;
 /// How files are served.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
-    /// Whether our own api serves all files, even if the store can sign links. For a store that
-    /// clients cannot reach.
-    pub ours: bool,
+    /// Whether the api serves all files, even if the store can sign links. For a store that clients
+    /// cannot reach. Otherwise the store serves the files itself, if it can sign links.
+    pub through_api: bool,
     /// How long a link works.
     pub lifetime: Duration,
 }
@@ -22,7 +22,7 @@ pub struct Links {
 impl Default for Links {
     fn default() -> Self {
         Self {
-            ours: false,
+            through_api: false,
             lifetime: Duration::from_mins(15),
         }
     }
@@ -33,7 +33,7 @@ pub(super) fn links() -> Result<Links, ConfigError> {
     const NAME: &str = "PLATEN_LINKS";
     let defaults = Links::default();
     Ok(Links {
-        ours: match text(NAME)?.as_deref() {
+        through_api: match text(NAME)?.as_deref() {
             None | Some("store") => false,
             Some("api") => true,
             Some(other) => {
@@ -45,15 +45,16 @@ pub(super) fn links() -> Result<Links, ConfigError> {
         },
         lifetime: within(
             "PLATEN_LINK_SECONDS",
-            LINKS.start().as_secs(),
-            LINKS.end().as_secs(),
+            LINK_LIFETIMES.start().as_secs(),
+            LINK_LIFETIMES.end().as_secs(),
         )?
         .map_or(defaults.lifetime, Duration::from_secs),
     })
 }
 
 /// Reads `PLATEN_BUCKET`, and all variables of AWS and Google that are set, also those that
-/// [`VARIABLES`] does not list. A variable that it lists may also be given as a file (`NAME_FILE`).
+/// [`VARIABLES`] does not list. A variable that [`VARIABLES`] lists may also be given as a file
+/// (`<name>_FILE`).
 pub(super) fn bucket() -> Result<Option<Address>, ConfigError> {
     const NAME: &str = "PLATEN_BUCKET";
     let Some(address) = text(NAME)? else {

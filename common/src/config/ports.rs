@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::{ConfigError, text, within};
 
-/// Limits on connections. The metrics port has the same limits, except the number of connections.
+/// Limits on connections to the ports of a process. The metrics port has the same limits as the
+/// api, except the number of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     /// Most connections to the api at once.
     pub connections: usize,
-    /// Most of these from one address; trusted proxies have no such limit.
+    /// Most connections to the api from one address; trusted proxies have no such limit.
     pub per_address: usize,
     /// Most connections to the metrics port at once.
     pub metrics: usize,
@@ -22,7 +23,7 @@ pub struct Ports {
     pub head: Duration,
     /// How long a connection may be idle between two requests.
     pub idle: Duration,
-    /// How long a body may take to arrive, besides the time that its size needs.
+    /// How long a body may take to arrive, in addition to one second for each 64 KiB.
     pub body: Duration,
     /// How long a client may go without reading anything of its answer.
     pub write: Duration,
@@ -47,6 +48,7 @@ impl Default for Ports {
 }
 
 impl Ports {
+    /// Reads the limits from the environment.
     pub(super) fn from_env() -> Result<Self, ConfigError> {
         let defaults = Self::default();
         let count = |name, min, max, default: usize| -> Result<usize, ConfigError> {
@@ -118,6 +120,7 @@ impl Rates {
         key: None,
     };
 
+    /// Reads the limits from the environment.
     pub(super) fn from_env() -> Result<Self, ConfigError> {
         let defaults = Self::default();
         Ok(Self {

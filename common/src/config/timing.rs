@@ -19,12 +19,13 @@ pub struct Timing {
     pub dispatch_every: Duration,
     /// How often expired leases and deadlines are handled.
     pub reap_every: Duration,
-    /// How often a worker checks whether the bucket is available, and whether an operator is draining
-    /// this worker.
+    /// How often a worker checks whether the bucket is available, and whether an operator is
+    /// draining this worker.
     pub probe_interval: Duration,
     /// How often the sweeper looks for objects that no row names.
     pub sweep_every: Duration,
-    /// How old such an object must be before it is removed: longer than any upload may take.
+    /// How old an object that no row names must be before the sweeper removes it: longer than any
+    /// upload may take.
     pub sweep_grace: Duration,
     /// How often the ledger is anchored, in whole seconds.
     pub anchor_every: Duration,
@@ -32,7 +33,7 @@ pub struct Timing {
     pub retain_every: Duration,
     /// How long answers to idempotent requests are kept, at least an hour.
     pub idempotency_retention: Duration,
-    /// How often older answers are deleted.
+    /// How often answers that are older are deleted.
     pub prune_every: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),

@@ -7,14 +7,14 @@ use domain::{allowance, storage_limit};
 use super::ConfigError;
 use super::values::within;
 
-/// Limits on what one tenant may use of things that are not billed. They apply to tenants that pay, too, unless a field says
-/// otherwise.
+/// Limits on what one tenant may use of things that are not billed. They apply to tenants that pay,
+/// too, unless a field says otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct UnbilledLimits {
     /// How many calls that have begun the tenant may abandon in an hour.
     pub cancel_allowance: u32,
-    /// Operators are alerted if the calls that one tenant abandoned in an hour cost more than this, in millionths of a US
-    /// dollar. It refuses nothing.
+    /// Operators are alerted if the calls that one tenant abandoned in an hour cost more than this,
+    /// in millionths of a US dollar. Nothing is refused because of it.
     pub abandoned_cost_alert: i64,
     /// Bytes that the tenant may store in the bucket; `None` for no limit.
     pub storage: Option<i64>,
@@ -26,6 +26,7 @@ pub struct UnbilledLimits {
     pub uploads: Option<Duration>,
 }
 
+/// 24 hours.
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
 impl Default for UnbilledLimits {

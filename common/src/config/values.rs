@@ -1,4 +1,5 @@
-//! Values of environment variables by type: texts, secrets, numbers within bounds, lists and networks.
+//! Values of environment variables by type: texts, secrets, numbers within bounds, lists and
+//! networks.
 
 use std::env;
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::ConfigError;
+use crate::connector;
 
 /// Reads a secret as [`secret_text`] does, and refuses one with fewer than 32 characters.
 pub(super) fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
@@ -20,8 +22,8 @@ pub(super) fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigErro
     }
 }
 
-/// Reads a secret from the variable `name`, or from the file that `name_FILE` names. The catalogue
-/// names such variables for the keys of providers.
+/// Reads a secret from the variable `name`, or from the file that `<name>_FILE` names. The
+/// catalogue names such variables for the keys of providers.
 ///
 /// # Errors
 /// Returns an error if the secret is blank, begins or ends with white space, or contains a control
@@ -34,7 +36,7 @@ pub fn secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
 /// control character. Such a secret would not arrive unchanged in an HTTP header.
 pub(super) fn secret_text(name: &str) -> Result<Option<String>, ConfigError> {
     let text = text(name)?;
-    if let Some(problem) = text.as_deref().and_then(white_space) {
+    if let Some(problem) = text.as_deref().and_then(secret_problem) {
         return Err(ConfigError::Unusable {
             name: name.to_owned(),
             problem: problem.to_owned(),
@@ -43,8 +45,8 @@ pub(super) fn secret_text(name: &str) -> Result<Option<String>, ConfigError> {
     Ok(text)
 }
 
-/// What is wrong with the white space of a secret; `None` if nothing is.
-pub(super) fn white_space(secret: &str) -> Option<&'static str> {
+/// What is wrong with the characters of a secret; `None` if nothing is.
+pub(super) fn secret_problem(secret: &str) -> Option<&'static str> {
     if secret.trim().is_empty() {
         Some("it is blank")
     } else if secret.trim() != secret {
@@ -56,7 +58,7 @@ pub(super) fn white_space(secret: &str) -> Option<&'static str> {
     }
 }
 
-/// Reads names separated by commas; `None` if there are none.
+/// Reads a list of texts separated by commas; `None` if it is empty.
 pub(super) fn list(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     let list = text(name)?.unwrap_or_default();
     let items = list.split(',').map(|item| item.trim().to_owned());
@@ -83,8 +85,37 @@ pub(super) fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
         .collect()
 }
 
-/// Reads the value of `name`, or the content of the file that `name_FILE` names. An empty value
-/// counts as not set.
+/// Reads networks as [`networks`] does, and refuses one that is not wholly private.
+pub(super) fn private_networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
+    let networks = networks(name)?;
+    match networks.iter().find(|net| !connector::may_be_allowed(net)) {
+        Some(other) => Err(ConfigError::Unusable {
+            name: name.to_owned(),
+            problem: format!(
+                "{other} is not a private network, such as 10.0.0.0/8, 192.168.0.0/16 or 127.0.0.0/8"
+            ),
+        }),
+        None => Ok(networks),
+    }
+}
+
+/// Reads a secret and parses it. The error does not show it.
+pub(super) fn parsed_secret<T: FromStr<Err: std::fmt::Display>>(
+    name: &'static str,
+) -> Result<Option<T>, ConfigError> {
+    let parse = |value: String| {
+        value
+            .parse()
+            .map_err(|error: T::Err| ConfigError::Unusable {
+                name: name.to_owned(),
+                problem: error.to_string(),
+            })
+    };
+    text(name)?.map(parse).transpose()
+}
+
+/// Reads the content of the file that the variable `<name>_FILE` names, or, without that variable,
+/// the value of `name`. An empty value counts as not set.
 pub(super) fn text(name: &str) -> Result<Option<String>, ConfigError> {
     let value = match env::var(format!("{name}_FILE")) {
         Ok(file) => std::fs::read_to_string(&file)

@@ -1,4 +1,5 @@
-//! The environment variables that Platen reads, and the check that refuses all others with its prefix.
+//! The environment variables that Platen reads, and the check that refuses others with the prefix
+//! `PLATEN_`.
 
 use strsim::damerau_levenshtein;
 
@@ -77,6 +78,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "previous signing key, as long as clients have links that it signed; default none",
     ),
     (
+        "PLATEN_MASTER_KEYS",
+        "keys that encrypt secrets in the database, as name:key separated by commas or lines, the newest first; `openssl rand -hex 32` makes a key",
+    ),
+    (
         "PLATEN_OPERATOR_KEY",
         "key for /v1/admin, at least 32 characters; without it that API is off",
     ),
@@ -99,6 +104,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (
         "PLATEN_TRUSTED_PROXIES",
         "addresses or networks of proxies whose Forwarded and X-Forwarded headers are trusted, separated by commas; default none",
+    ),
+    (
+        "PLATEN_PRIVATE_NETWORKS",
+        "private networks that URLs given by customers may lead to, separated by commas; default none",
     ),
     (
         "PLATEN_CONNECTIONS",
@@ -223,7 +232,8 @@ pub const VARIABLES: &[(&str, &str)] = &[
 /// Variables that `data/demo.env` sets for clients. Platen ignores them.
 pub(super) const CLIENT_VARIABLES: [&str; 2] = ["PLATEN_URL", "PLATEN_KEY"];
 
-/// Refuses `PLATEN_…` variables that are not known, and names the nearest known one.
+/// Refuses `PLATEN_…` variables that are not known, and names the nearest known one. Variables of
+/// tests (`PLATEN_TEST_…`) are not checked.
 pub(super) fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
     for name in names {
         let plain = name.strip_suffix("_FILE").unwrap_or(&name);
@@ -239,8 +249,8 @@ pub(super) fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<(), 
     Ok(())
 }
 
-/// The known variable that needs the fewest letters inserted, removed, replaced or swapped. The prefix `PLATEN_` does not
-/// count: `PLATEN_REDIS_URL` is near to `REDIS_URL`.
+/// The known variable that needs the fewest letters inserted, removed, replaced or swapped to
+/// become `name`. The prefix `PLATEN_` does not count: `PLATEN_REDIS_URL` is near to `REDIS_URL`.
 fn nearest(name: &str) -> &'static str {
     let bare = |name: &'static str| name.strip_prefix("PLATEN_").unwrap_or(name);
     let name = name.strip_prefix("PLATEN_").unwrap_or(name);

@@ -1,9 +1,10 @@
 //! Where the search for due jobs begins, which each worker remembers.
 //!
-//! The marks are moved on once a second, so a search reads what was claimed in the last second
-//! again, and not what was claimed in the last hour. Once a minute everything is searched from the
-//! front. So a job that a mark has hidden, because its commit took longer than
-//! [`storage::jobs::COMMIT_MARGIN`], starts a minute late.
+//! The marks are moved on once a second. So a search reads again only the index entries of jobs
+//! that were claimed in the last second, and not of all jobs since the oldest snapshot. Once a
+//! minute the first jobs are looked for in the whole queue. So a job that a mark has hidden,
+//! because its commit took longer than [`storage::jobs::COMMIT_MARGIN`], starts at most a minute
+//! late.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use storage::jobs::Mark;
 
 /// How often the marks are moved on.
 const MOVE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often everything is searched from the front.
+/// How often the first jobs are looked for in the whole queue.
 const FULL_SEARCH_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The marks of one worker. The default searches from the front.
@@ -26,7 +27,9 @@ pub struct SearchMarks(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     marks: Vec<Mark>,
+    /// When the marks were last moved.
     moved_at: Option<Instant>,
+    /// When they were last moved after a search of the whole queue.
     searched_from_front_at: Option<Instant>,
 }
 
@@ -49,10 +52,11 @@ impl SearchMarks {
         storage::jobs::due(pool, limit, capacity, &marks).await
     }
 
-    /// The marks, if it is time to move them, and whether to search from the front.
+    /// The marks, and whether to search the whole queue for their next places. Returns `None` if it
+    /// is not yet time to move them. Otherwise remembers this time, so that nobody else moves them.
     fn marks_to_move(&self, capacity: &Capacity) -> Option<(Vec<Mark>, bool)> {
-        let is_over = |begun: Option<Instant>, interval| {
-            begun.is_none_or(|begun: Instant| begun.elapsed() >= interval)
+        let is_over = |last: Option<Instant>, interval| {
+            last.is_none_or(|last: Instant| last.elapsed() >= interval)
         };
         let mut state = self.state();
         let from_front = is_over(state.searched_from_front_at, FULL_SEARCH_INTERVAL);

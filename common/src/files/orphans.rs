@@ -5,9 +5,9 @@
 //! kinds; `platen verify --deep` reports all three. Both use the definition in this file.
 //!
 //! An object is written before the row that names it, so a young object may still get its row. So
-//! only objects that are older than a grace period count, on the database's clock. For objects with
-//! a receipt there is no grace period, because no key is written twice. If you add a table that
-//! names objects, add it to `judge`.
+//! an object without a row counts only if it is older than a grace period, on the database's clock.
+//! For objects with a receipt there is no grace period, because no key is written twice. If you add
+//! a table that names objects, add it to [`storage::orphans::judge`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use bucket::{Bucket, BucketError, FileKind, ListedObject, MARKER, PROBE_PREFIX};
 use domain::id::TenantId;
 use storage::database;
 
-/// How many objects one step reads.
+/// Most objects that one step reads.
 const BATCH: usize = 1_000;
 
-/// Why the search ended early. What the search has found until then is valid.
+/// Why a search ended early. The batches that it returned before are valid.
 #[derive(Debug, thiserror::Error)]
 pub enum SearchError {
     /// The bucket failed.
@@ -40,8 +40,9 @@ pub enum SearchError {
 pub struct Search {
     pool: PgPool,
     objects: BoxStream<'static, Result<ListedObject, BucketError>>,
-    /// Objects that were written at or after this time may still get their row.
-    before: OffsetDateTime,
+    /// The grace period ago. Objects that were written at this time or later may still get their
+    /// row.
+    grace_cutoff: OffsetDateTime,
 }
 
 /// What one step found.
@@ -49,12 +50,13 @@ pub struct Search {
 pub struct Batch {
     /// How many objects the step read, without the marker and the anchors.
     pub seen: usize,
-    /// Objects under a tenant's keys that no row names.
+    /// Objects under a tenant's keys that no row names, and what is left of probes of the bucket.
     pub unnamed: Vec<ListedObject>,
     /// Objects with a receipt of their deletion. Either a restored volume or copy brought them
     /// back, or the receipt is wrong.
     pub receipted: Vec<ListedObject>,
-    /// Objects that are still there although they were due for deletion, and when they were due.
+    /// Objects that are still there although they have been due for deletion for longer than the
+    /// grace period, and since when.
     pub overdue: Vec<(ListedObject, OffsetDateTime)>,
     /// Objects under keys that Platen does not use, or of a tenant that this database does not
     /// know. They may belong to another installation, so they are not removed.
@@ -64,16 +66,17 @@ pub struct Batch {
 }
 
 impl Search {
-    /// Starts a search. An object without a row counts only if it is older than `grace`.
+    /// Starts a search. An object without a row counts only if it is older than `grace`, and an
+    /// object that is due only if it has been due for longer than `grace`.
     ///
     /// # Errors
     /// Returns an error if Postgres fails.
     pub async fn begin(pool: &PgPool, bucket: &Bucket, grace: Duration) -> sqlx::Result<Self> {
-        let before = storage::orphans::grace_cutoff(pool, grace).await?;
+        let grace_cutoff = storage::orphans::grace_cutoff(pool, grace).await?;
         Ok(Self {
             pool: pool.clone(),
             objects: bucket.list(),
-            before,
+            grace_cutoff,
         })
     }
 
@@ -83,21 +86,22 @@ impl Search {
     /// Returns an error if the bucket or Postgres fails. The search cannot go on then.
     pub async fn next(&mut self) -> Result<Option<Batch>, SearchError> {
         let mut batch = Batch::default();
+        // The objects under keys of tenants, by tenant.
         let mut owned: BTreeMap<TenantId, Vec<(KeyPath, ListedObject)>> = BTreeMap::new();
         while batch.seen < BATCH
             && let Some(object) = self.objects.try_next().await?
         {
             // The marker and the anchors have no row on purpose: they are kept outside the
             // database.
-            let is_ours = object.key == MARKER || object.key.starts_with(anchor::PREFIX);
-            if is_ours && object.kind == FileKind::Object {
+            let needs_no_row = object.key == MARKER || object.key.starts_with(anchor::PREFIX);
+            if needs_no_row && object.kind == FileKind::Object {
                 continue;
             }
             batch.seen += 1;
             match KeyPath::parse(&object.key) {
                 _ if object.kind != FileKind::Object => batch.irregular.push(object),
                 Some(path) => owned.entry(path.tenant).or_default().push((path, object)),
-                None if object.modified >= self.before => {}
+                None if object.modified >= self.grace_cutoff => {}
                 // A probe wrote this object and broke off before it removed it.
                 None if object.key.starts_with(PROBE_PREFIX) => batch.unnamed.push(object),
                 None => batch.strange.push(object),
@@ -111,14 +115,15 @@ impl Search {
                 .collect();
             let judgments = judge(&self.pool, tenant, &keys, &paths).await?;
             for (_, object) in objects {
-                let is_old = object.modified < self.before;
+                let is_old = object.modified < self.grace_cutoff;
                 match &judgments {
                     None if is_old => batch.strange.push(object),
                     None => {}
                     Some(judgments) => match judgments.get(&object.key) {
                         Some(Judgment::Receipted) => batch.receipted.push(object),
                         Some(Judgment::Unnamed) if is_old => batch.unnamed.push(object),
-                        Some(&Judgment::DueAt(due)) if due < self.before => {
+                        // A file that became due later may still wait for its deletion.
+                        Some(&Judgment::DueAt(due)) if due < self.grace_cutoff => {
                             batch.overdue.push((object, due));
                         }
                         Some(Judgment::Unnamed | Judgment::DueAt(_)) | None => {}
@@ -139,7 +144,8 @@ struct KeyPath {
 }
 
 impl KeyPath {
-    /// Reads the ids of a key. Returns `None` if the key does not begin with `t/<tenant>/`.
+    /// Reads the ids of a key. Returns `None` if the key does not begin with `t/<tenant>/` and
+    /// another part, or has characters that Platen does not use in keys.
     fn parse(key: &str) -> Option<Self> {
         let is_used = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         let mut parts = key.split('/');
@@ -163,12 +169,12 @@ fn uuid(text: &str) -> Option<Uuid> {
     (uuid.to_string() == text).then_some(uuid)
 }
 
-/// What rows say about an object that need not be there.
+/// What rows say about an object that need not be in the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Judgment {
     /// A receipt says that it was deleted.
     Receipted,
-    /// No row names it.
+    /// No row names it, and no open job may still name it.
     Unnamed,
     /// It is to be deleted at this time.
     DueAt(OffsetDateTime),
@@ -178,9 +184,9 @@ enum Judgment {
 /// tenant. Keys of objects that must be there are not in the result.
 ///
 /// No lock is needed, because one statement sees one moment. All objects of an open job are left
-/// out, since its settlement may still name them. After a job has ended, no further object of the
-/// job gets a row. An object whose deletion was never planned counts as due according to its
-/// tenant's retention. An object under a legal hold does not count as due.
+/// out, because its settlement may still name them. After a job has ended, no further object of the
+/// job gets a row. An object whose deletion was never planned is due when its tenant's retention
+/// says. An object under a legal hold does not count as due.
 async fn judge(
     pool: &PgPool,
     tenant: TenantId,

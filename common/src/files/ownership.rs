@@ -29,8 +29,8 @@ use storage::database;
 const CACHE_TTL: Duration = Duration::from_secs(1);
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long Postgres may take to return the recorded id again. After that the last known id is
-/// used, which changes only when an operator adopts a bucket.
+/// How long Postgres may take to return the recorded id, if it has returned one before. After that,
+/// the last known id is used: it changes only when an operator adopts a bucket.
 const RECORDED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Checks for a process which database the bucket belongs to. One check runs at a time, and its
@@ -41,17 +41,25 @@ pub struct OwnershipChecker(Arc<Shared>);
 struct Shared {
     pool: PgPool,
     bucket: Bucket,
+    /// Locked while a check runs.
     state: Mutex<CheckState>,
 }
 
+/// Which database the bucket belongs to, or why that is not known.
 type Answer = Result<Ownership, Unknown>;
 /// The recorded id, and what the bucket's marker says compared with it.
 type ReadResult = Result<(RecordedId, Ownership), ReadError>;
 
-/// The id that the database has recorded; `None` if no bucket was adopted.
+/// The id that the database has recorded.
 #[derive(Clone, Copy, Debug)]
-struct RecordedId(Option<Uuid>);
+struct RecordedId {
+    /// `None` if no bucket was adopted.
+    id: Option<Uuid>,
+    /// When it was read.
+    read_at: Instant,
+}
 
+/// What the checks of a process have found, and the one that runs.
 #[derive(Default)]
 struct CheckState {
     /// The last answer, and when its check was started.
@@ -64,6 +72,7 @@ struct CheckState {
     logged: Option<Ownership>,
 }
 
+/// Why the recorded id and the marker could not be compared.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error("Postgres: {0}")]
@@ -137,7 +146,8 @@ impl OwnershipChecker {
         }
     }
 
-    /// Checks that files may be written and read. The answer is at most a second old.
+    /// Checks that files may be written to the bucket and read from it. The answer is at most a
+    /// second old.
     ///
     /// # Errors
     /// Returns an error if the bucket belongs to another database or lacks its marker, or if the
@@ -146,8 +156,8 @@ impl OwnershipChecker {
         require_usable(self.check().await)
     }
 
-    /// Does the same as [`Self::must_be_usable`], with an answer whose check was started at `since` or
-    /// later.
+    /// Does the same as [`Self::must_be_usable`], with an answer whose check was started at `since`
+    /// or later.
     ///
     /// # Errors
     /// Returns an error if the bucket belongs to another database or lacks its marker, or if the
@@ -156,8 +166,8 @@ impl OwnershipChecker {
         require_usable(self.check_since(since).await)
     }
 
-    /// Whether files may be deleted. The answer is at most a second old. Returns `false` if the
-    /// check fails.
+    /// Whether files may be deleted from the bucket: it belongs to this database. The answer is at
+    /// most a second old. Returns `false` if the check fails.
     pub async fn allows_deletion(&self) -> bool {
         matches!(self.check().await, Ok(Ownership::Ours))
     }
@@ -178,22 +188,27 @@ impl OwnershipChecker {
         }
     }
 
-    /// Reads the recorded id and the marker. `known` is the id that the database reported before.
-    /// With this id the bucket can be checked while Postgres is unavailable, so workers can store
-    /// images that were paid for.
+    /// Reads the recorded id and the marker. `known` is the id that the database reported before. It
+    /// is used again for a second, because a worker checks the bucket after each file that it writes,
+    /// and only an operator changes the id. While Postgres is unavailable it is used for longer, so
+    /// workers can store images that were paid for.
     async fn read(&self, known: Option<RecordedId>) -> ReadResult {
         let Shared { pool, bucket, .. } = &*self.0;
+        let read_at = Instant::now();
+        let read = async { Ok(storage::ownership::recorded(pool).await?) };
         let recorded = match known {
-            None => database::with_timeout(storage::ownership::recorded(pool)).await?,
-            Some(RecordedId(known)) => {
-                match timeout(RECORDED_TIMEOUT, storage::ownership::recorded(pool)).await {
-                    Ok(Ok(recorded)) => recorded,
-                    Ok(Err(_)) | Err(_) => known,
-                }
+            Some(known) if known.read_at.elapsed() < CACHE_TTL => known,
+            Some(known) => match timeout(RECORDED_TIMEOUT, read).await {
+                Ok(Ok(id)) => RecordedId { id, read_at },
+                Ok(Err::<_, sqlx::Error>(_)) | Err(_) => known,
+            },
+            None => {
+                let id = database::with_timeout(read).await?;
+                RecordedId { id, read_at }
             }
         };
-        let ownership = compare(recorded, bucket).await?;
-        Ok((RecordedId(recorded), ownership))
+        let ownership = compare(recorded.id, bucket).await?;
+        Ok((recorded, ownership))
     }
 }
 
@@ -212,6 +227,7 @@ async fn compare(recorded: Option<Uuid>, bucket: &Bucket) -> Result<Ownership, B
     })
 }
 
+/// Turns an answer into an error, unless files may be written to the bucket and read from it.
 fn require_usable(answer: Answer) -> Result<(), BucketError> {
     match answer {
         Ok(ownership) if ownership.is_usable() => Ok(()),
@@ -223,9 +239,9 @@ fn require_usable(answer: Answer) -> Result<(), BucketError> {
 }
 
 impl CheckState {
-    /// Gives up the running check. If the bucket is a folder, the check's thread may hang on the
-    /// disk and cannot be stopped. Then the check stays, and no second check is started before it
-    /// ends. Otherwise each caller would leave one more such thread.
+    /// Gives up the running check, unless the bucket is a folder. The check of a folder may hang on
+    /// the disk, and its thread cannot be stopped. So that check stays in `running`, and no second
+    /// one is started before it ends. Otherwise each caller would leave one more such thread.
     fn abandon(&mut self, is_folder: bool) {
         if !is_folder && let Some((_, running)) = self.running.take() {
             running.abort();
@@ -286,8 +302,8 @@ pub enum AdoptError {
     Database(#[from] sqlx::Error),
 }
 
-/// Whether a database has no tenant and no bucket. `reader` must act as a role that sees all
-/// tenants.
+/// Whether a database has no tenant and has adopted no bucket. `reader` must act as a role that
+/// sees all tenants.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -304,7 +320,7 @@ pub async fn examine(pool: &PgPool, bucket: &Bucket) -> Result<Ownership, Search
     Ok(compare(recorded, bucket).await?)
 }
 
-/// Checks that files may be written and read, without a cache.
+/// Checks that files may be written to the bucket and read from it, without a cache.
 ///
 /// # Errors
 /// Returns an error if the bucket belongs to another database or lacks its marker, or if Postgres
@@ -315,8 +331,8 @@ pub async fn must_be_usable(pool: &PgPool, bucket: &Bucket) -> Result<(), Search
 
 /// Makes the bucket this database's: records a new id and writes it to the marker.
 ///
-/// The id is new each time. So a process that still uses the previous bucket, or a copy of the
-/// adopted bucket, notices that the marker of its bucket is no longer the recorded one. With
+/// The recorded id is new each time. So a process that still uses the previous bucket, or a copy of
+/// the adopted bucket, notices that the marker of its bucket is no longer the recorded one. With
 /// `replace`, a bucket is also adopted if it has the marker of another database, or if it has no
 /// marker and this database has adopted a bucket before. `address` is recorded for operators.
 ///
@@ -330,7 +346,7 @@ pub async fn adopt(
     actor: Actor<'_>,
     replace: bool,
 ) -> Result<AdoptResult, AdoptError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = database::begin(pool).await?;
     storage::ownership::lock(&mut transaction).await?;
     let recorded = storage::ownership::recorded(&mut *transaction).await?;
     match (recorded, bucket.marker().await?) {

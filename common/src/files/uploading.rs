@@ -22,8 +22,9 @@ use storage::database;
 pub enum StoreResult {
     /// The upload was stored now.
     New(Answer),
-    /// The request was answered before, and this is the earlier answer. No row names the object
-    /// that was written for this request.
+    /// The upload was stored before, and this is the earlier answer. If the request's key was
+    /// found, no row names the object that was written for this request. If an upload with the same
+    /// id was found, its row names that object.
     Repeated(Answer),
 }
 
@@ -38,9 +39,10 @@ pub enum RemoveResult {
     NotFound,
 }
 
-/// Stores an upload whose object is written. `answer` makes the reply from the time of storing. A
-/// caller passes `request` if a repetition would make another upload. The answer is then stored
-/// under the request's key.
+/// Writes the row of an upload whose object is in the bucket already. `answer` makes the answer to
+/// the client from the time at which the row was written. A caller passes `request` if a repetition
+/// would have another id, and so make another upload. The answer is then stored under the request's
+/// key.
 ///
 /// # Errors
 /// Returns an error if the tenant does not exist or is frozen, if its storage is full, if the key
@@ -70,10 +72,10 @@ pub async fn store(
     admission::check_storage_limit(&mut transaction, tenant, upload.file.bytes, unbilled_limits)
         .await?;
     let Some(created_at) = storage::uploads::insert(&mut transaction, tenant, upload).await? else {
-        let kept = storage::uploads::find_existing(&mut transaction, &[upload.id]).await?;
-        let kept = kept.first().and_then(|kept| kept.created_at);
+        let stored = storage::uploads::find_existing(&mut transaction, &[upload.id]).await?;
+        let stored_at = stored.first().and_then(|stored| stored.created_at);
         return Ok(StoreResult::Repeated(answer(
-            kept.ok_or(AdmissionError::UploadGone)?,
+            stored_at.ok_or(AdmissionError::UploadGone)?,
         )));
     };
     let answer = answer(created_at);
@@ -85,9 +87,9 @@ pub async fn store(
 }
 
 /// Deletes an upload that has expired: it has not been used for as long as its tenant's retention
-/// says, or for `max_unpaid_age` if none of its tenant's credits was ever consumed (`None`: only the
-/// retention counts). If an open job uses the upload, its time begins again instead. Returns whether
-/// the upload was deleted.
+/// says, or for `max_unpaid_age` if none of its tenant's credits was ever consumed (`None`: only
+/// the retention counts). If an open job uses the upload, the upload counts as used now and stays.
+/// Returns whether the upload was deleted.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -98,9 +100,9 @@ pub async fn expire(
     max_unpaid_age: Option<Duration>,
 ) -> sqlx::Result<bool> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    // Admission of a job with this upload locks the upload's row, too (`storage::admissions::read`). So
-    // either admission waits and then finds the upload deleted, or this transaction waits and then
-    // sees the open job.
+    // Admission of a job with this upload locks the upload's row, too
+    // (`storage::admissions::read`). So either admission waits and then finds the upload deleted,
+    // or this transaction waits and then sees the open job.
     if !storage::uploads::lock_due(&mut transaction, id, max_unpaid_age).await? {
         return Ok(false);
     }

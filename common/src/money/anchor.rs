@@ -39,15 +39,16 @@ pub const PREFIX: &str = "anchors/";
 /// The value of [`Finding::invariant`] for findings about anchors.
 pub const INVARIANT: &str = "anchors";
 
-/// Tenants on one page.
-const PAGE: i64 = 50_000;
-/// Most bytes of a page that are read. A page of [`PAGE`] lines has 6 MB.
+/// Most tenants on one page.
+const PAGE_TENANTS: i64 = 50_000;
+/// Most bytes of a page that are read. A page of [`PAGE_TENANTS`] lines has 6 MB.
 const MAX_PAGE_BYTES: u64 = 8_000_000;
 /// How many of the newest anchors are compared with [`Depth::All`].
 const NEWEST_ANCHORS: usize = 24;
-/// For how many days before these anchors the last anchor of each day is compared.
+/// Of how many days with older anchors the last anchor is compared.
 const MAX_DAYS: usize = 400;
-/// If the ledger still grows this long after the newest anchor, no worker writes anchors.
+/// No worker writes anchors if the ledger has a transfer that came this long after the newest
+/// anchor, and this long ago.
 pub const STALE: Duration = Duration::from_hours(3);
 
 /// Why an anchor could not be written or read. Earlier results of the comparison are valid.
@@ -66,8 +67,8 @@ pub enum AnchorError {
 pub enum Depth {
     /// Only the newest anchor. Workers compare it every hour.
     Newest,
-    /// The newest 24 anchors, and the last anchor of each of the 400 days before them. `platen
-    /// verify` compares these.
+    /// The newest 24 anchors, and of the older ones the last anchor of each day, for the latest 400
+    /// days that have one. `platen verify` compares these.
     All,
 }
 
@@ -85,22 +86,24 @@ pub struct Comparison {
 /// The first line of a page.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
+    /// Version of the format: 1.
     version: u32,
     /// The moment whose last transfers the page lists, on the database's clock.
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
+    /// Number of the page, from 0.
     page: u32,
-    /// Lines of this page, one for each tenant.
+    /// How many tenants the page lists, with one line each.
     tenants: usize,
-    /// Transfers of all these tenants.
+    /// How many ledger lines these tenants have.
     lines: i64,
-    /// SHA-256 of the lines of this page.
+    /// SHA-256 of the tenants' lines, in hex.
     heads: String,
 }
 
-/// Writes an anchor of this moment and returns its name.
+/// Writes an anchor of this moment and returns its name, which is the present second.
 ///
-/// With `every`, the anchor gets the name of the present period of this length, such as the present
+/// With `every`, the name is the start of the present period of this length, such as the present
 /// hour. So any number of workers together write one anchor for each period: one worker writes it,
 /// and the others return `None`.
 ///
@@ -118,9 +121,10 @@ pub async fn write(
     if every.is_some() && bucket.measure(&page_key(&name, 0)).await?.is_some() {
         return Ok(None);
     }
+    // The last tenant of the page before, and the number of the page.
     let (mut after, mut page) = (Uuid::nil(), 0);
     loop {
-        let (at, heads) = storage::anchors::heads(pool, after, PAGE).await?;
+        let (at, heads) = storage::anchors::heads(pool, after, PAGE_TENANTS).await?;
         let last = heads.last().map(|head| head.tenant.0);
         let text = write_page(key, &page_key(&name, page), at, page, &heads);
         match bucket.put_new(&page_key(&name, page), text.into()).await {
@@ -130,7 +134,8 @@ pub async fn write(
             written => written?,
         };
         match last {
-            Some(last) if heads.len() == usize::try_from(PAGE).unwrap_or(usize::MAX) => {
+            // A full page may be followed by another one.
+            Some(last) if heads.len() == usize::try_from(PAGE_TENANTS).unwrap_or(usize::MAX) => {
                 (after, page) = (last, page + 1);
             }
             _ => return Ok(Some(name)),
@@ -216,6 +221,7 @@ async fn compare_page(
     Ok(())
 }
 
+/// A finding about anchors.
 fn finding(text: String) -> Finding {
     Finding {
         invariant: INVARIANT,
@@ -252,7 +258,8 @@ fn period_start(now: OffsetDateTime, every: Duration) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(seconds - seconds.rem_euclid(every)).unwrap_or(now)
 }
 
-/// The name of an anchor that was written at this time. The order of names is the order of times.
+/// The name of an anchor of this time, such as `20261006T120000Z`. The order of names is the order
+/// of times.
 fn name(at: OffsetDateTime) -> String {
     at.format(format_description!(
         "[year][month][day]T[hour][minute][second]Z"
@@ -260,12 +267,14 @@ fn name(at: OffsetDateTime) -> String {
     .expect("a time of this age can be written")
 }
 
+/// The time in the name of an anchor; `None` if the text is no such name.
 fn time_of(name: &str) -> Option<OffsetDateTime> {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
     let at = PrimitiveDateTime::parse(name, format).ok()?;
     Some(at.assume_utc())
 }
 
+/// The key of a page in the bucket.
 fn page_key(name: &str, page: u32) -> String {
     format!("{PREFIX}{name}/{page:04}")
 }
@@ -276,6 +285,7 @@ fn name_of(key: &str) -> Option<&str> {
     time_of(name).map(|_| name)
 }
 
+/// The text of a page. `key` signs it, and `object` is the page's key in the bucket.
 fn write_page(
     key: &SecretString,
     object: &str,
@@ -317,6 +327,7 @@ fn read_page(key: &SecretString, object: &str, text: &[u8]) -> Option<(OffsetDat
     (header.version == 1 && header.tenants == heads.len()).then_some((header.at, heads))
 }
 
+/// Parses a tenant's line.
 fn head(line: &str) -> Option<Head> {
     let mut parts = line.split(' ');
     Some(Head {
@@ -326,8 +337,8 @@ fn head(line: &str) -> Option<Head> {
     })
 }
 
-/// The signature of a page. Links to files are signed with the same key. Their text begins with
-/// `GET` instead of `ANCHOR`, so a signature of one kind is not valid for the other.
+/// The signature of a page (HMAC-SHA256). Links to files are signed with the same key. Their text
+/// begins with `GET` instead of `ANCHOR`, so a signature of one kind is not valid for the other.
 fn mac(key: &SecretString, object: &str, text: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes())
         .expect("any length is a key");

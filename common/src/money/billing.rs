@@ -25,9 +25,9 @@ pub struct Billing {
     pub calls: Vec<Calls>,
 }
 
-/// Reads all totals in one snapshot. `pool` must be allowed to read every tenant's rows. The work
-/// grows with the number of models and of lines that are not folded yet, not with the number of
-/// jobs.
+/// Reads all totals in one snapshot. `pool` must be allowed to read every tenant's rows. The cost
+/// of the queries grows with the number of models and of lines that are not folded yet, not with
+/// the number of jobs.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

@@ -1,12 +1,13 @@
-//! Remembers for a few seconds whose API keys were shown, so that not every request asks Postgres.
+//! Remembers for a few seconds to which tenant an API key belongs, so that not every request asks
+//! Postgres.
 //!
-//! An entry lives at most five seconds from the moment at which Postgres was asked. A revoked key is
-//! forgotten at once: the transaction that revokes it sends its id to every api
+//! An entry lives at most five seconds from the moment at which Postgres was asked. A revoked key
+//! is forgotten at once: the transaction that revokes it sends its id to every api
 //! ([`storage::revocations`]). While this process does not listen, it would not hear of that, so it
 //! remembers nothing and asks Postgres each time. Keys that were refused are never remembered.
 //!
-//! The cache says only whose a key is. Whether that tenant may submit jobs is read under the lock of
-//! its wallet.
+//! The cache knows only the tenant of a key. Whether that tenant may submit jobs is read under the
+//! lock of its wallet.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,29 +29,30 @@ const MAX_ENTRIES: usize = 10_000;
 /// Time between two attempts to listen.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The results of a look-up, as the metric names them.
+/// The results of a look-up, as the metric names them: the tenant was remembered, Postgres was
+/// asked, or Postgres was asked because this process does not listen for revocations.
 const RESULTS: [&str; 3] = ["hit", "miss", "bypass"];
 
-/// The tenants of keys that were shown lately.
+/// The tenants of the keys that came with requests lately.
 #[derive(Debug)]
 pub struct KeyCache(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// Whether revocations are heard of.
+    /// Whether this process listens for revocations.
     listens: bool,
     /// Counts everything that may make a result out of date while Postgres is being asked: a
     /// revocation, the beginning and the end of listening.
     changes: u64,
-    /// By the SHA-256 of the whole key.
+    /// The entries, by the SHA-256 of the whole key.
     by_hash: HashMap<[u8; 32], Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The public part of the key.
-    key: String,
+    key_id: String,
     tenant: TenantId,
+    /// When Postgres was asked.
     asked_at: Instant,
 }
 
@@ -72,8 +74,8 @@ impl KeyCache {
         Some(tenant)
     }
 
-    /// Returns the tenant that the key belongs to: the one that is remembered, or what Postgres says.
-    /// Returns `None` if the key is unknown, wrong or revoked.
+    /// Returns the tenant that the key belongs to: the one that is remembered, or what Postgres
+    /// says. Returns `None` if the key is unknown, wrong or revoked.
     ///
     /// # Errors
     /// Returns an error if Postgres fails.
@@ -82,7 +84,8 @@ impl KeyCache {
         pool: &PgPool,
         key: &ApiKey,
     ) -> sqlx::Result<Option<TenantId>> {
-        // Another request may have asked while this one waited for its turn.
+        // Callers limit how many requests ask at once. Another request may have asked about this
+        // key while this one waited.
         if let Some(tenant) = self.remembered(key) {
             return Ok(Some(tenant));
         }
@@ -106,7 +109,7 @@ impl KeyCache {
                 let _listening = Listening::begin(self);
                 let error = loop {
                     match revocations.next().await {
-                        Ok(key) => self.entries().forget(&key),
+                        Ok(key_id) => self.entries().forget(&key_id),
                         Err(error) => break error,
                     }
                 };
@@ -122,12 +125,14 @@ impl KeyCache {
 }
 
 impl Entries {
+    /// The tenant of a key, if its entry may still be used.
     fn find(&self, key: &ApiKey) -> Option<TenantId> {
         let entry = self.by_hash.get(&key.sha256())?;
         (self.listens && entry.asked_at.elapsed() < LIFETIME).then_some(entry.tenant)
     }
 
-    /// Adds what Postgres said, unless something has changed since it was asked.
+    /// Adds what Postgres said, unless something has changed since it was asked: `changes` is the
+    /// count at that moment. Adds nothing to a full cache.
     fn add(&mut self, key: &ApiKey, tenant: TenantId, asked_at: Instant, changes: u64) {
         if !self.listens || self.changes != changes {
             return;
@@ -141,7 +146,7 @@ impl Entries {
             self.by_hash.insert(
                 key.sha256(),
                 Entry {
-                    key: key_id,
+                    key_id,
                     tenant,
                     asked_at,
                 },
@@ -149,13 +154,14 @@ impl Entries {
         }
     }
 
-    fn forget(&mut self, key: &str) {
+    /// Removes the key with this id.
+    fn forget(&mut self, key_id: &str) {
         self.changes = self.changes.wrapping_add(1);
-        self.by_hash.retain(|_, entry| entry.key != key);
+        self.by_hash.retain(|_, entry| entry.key_id != key_id);
     }
 }
 
-/// Lets the cache remember, until it is dropped.
+/// Lets the cache remember keys until this guard is dropped.
 struct Listening<'a>(&'a KeyCache);
 
 impl<'a> Listening<'a> {
@@ -240,7 +246,7 @@ mod tests {
         let changes = cache.entries().changes;
         for number in 0..MAX_ENTRIES {
             let entry = Entry {
-                key: number.to_string(),
+                key_id: number.to_string(),
                 tenant,
                 asked_at: Instant::now(),
             };

@@ -65,6 +65,7 @@ impl ActionResult {
         }
     }
 
+    /// The result for a job that was redriven as `new`.
     fn redriven(job: &Job, new: JobId) -> Self {
         Self {
             job: job.id,
@@ -114,8 +115,8 @@ impl From<SearchError> for OperatorError {
     }
 }
 
-/// Pauses the jobs in `scope`: they are accepted, but not started. `answer` makes the reply from
-/// the number of the pause.
+/// Pauses the jobs in `scope`: they are accepted, but not started. `answer` makes the answer to the
+/// operator from the number of the pause.
 ///
 /// # Errors
 /// Returns an error if the tenant does not exist, if the key was used for another request, or if
@@ -171,7 +172,7 @@ pub async fn resume(
 }
 
 /// Freezes a tenant, so that it can submit no more jobs, or unfreezes it. Open jobs go on. Also
-/// returns whether anything changed.
+/// returns whether this request changed anything.
 ///
 /// # Errors
 /// Returns an error if the tenant does not exist, if the key was used for another request, or if
@@ -192,7 +193,7 @@ pub async fn set_frozen(
     {
         return Err(OperatorError::NoTenant);
     }
-    let changed = storage::operators::freeze(&mut transaction, tenant, frozen).await?;
+    let changed = storage::operators::set_frozen(&mut transaction, tenant, frozen).await?;
     if changed {
         let action = if frozen { "freeze" } else { "unfreeze" };
         let subject = json!({ "tenant": tenant });
@@ -203,8 +204,8 @@ pub async fn set_frozen(
     Ok((replied, changed))
 }
 
-/// Gives credits to a tenant (`gives`), or takes credits that the tenant has not spent. Such a
-/// transfer belongs to no purchase and to no job.
+/// Gives credits to a tenant if `gives` is `true`. Otherwise takes credits that the tenant has
+/// available. Such a transfer belongs to no purchase and to no job.
 ///
 /// # Errors
 /// Returns an error if the amount is too large, if the tenant does not exist or has less available,
@@ -227,6 +228,8 @@ pub async fn adjust(
     // locks there is no deadlock.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant).await?;
     let wallet = wallet.ok_or(OperatorError::NoTenant)?;
+    // The id of the new grant. Taken credits have no grant; their transfer still needs a reference
+    // that is unique.
     let reference = GrantId::new();
     let (debit, credit) = if gives {
         wallet.may_be_given(amount)?;
@@ -248,12 +251,12 @@ pub async fn adjust(
         reference: reference.0.to_string(),
     };
     storage::ledger::post(&mut transaction, tenant, &transfer).await?;
-    let signed = if gives {
+    let signed_amount = if gives {
         amount.get()
     } else {
         amount.get().saturating_neg()
     };
-    let subject = json!({ "tenant": tenant, "credits": signed, "transfer": reference.0 });
+    let subject = json!({ "tenant": tenant, "credits": signed_amount, "transfer": reference.0 });
     storage::operators::record(&mut transaction, operator_request.actor, "adjust", &subject)
         .await?;
     once::keep(transaction, operator_request.request, Answer::empty(204)).await
@@ -275,11 +278,13 @@ pub async fn cancel(
     let canceled =
         settlement::cancel(pool, canceler, (job.tenant, job.id), &request, answer).await?;
     let skipped = match canceled {
-        // `Repeated`: an earlier request did it, and its answer was lost.
+        // `Repeated`: this request was made before and has canceled the job.
         Cancellation::Canceled(_) | Cancellation::Repeated(_) => None,
         Cancellation::AlreadyEnded(state) => {
             Some(format!("its state is already {}", state.as_str()))
         }
+        // The first and the last do not happen to operators: the key is made from the job's id, and
+        // the allowance does not apply.
         Cancellation::KeyReused | Cancellation::NotFound | Cancellation::AllowanceUsed(_) => {
             Some("there is no such job".to_owned())
         }
@@ -318,13 +323,13 @@ pub async fn redrive(
     let request = operator_request.for_job("redrive", old.id);
     let mut transaction = database::begin_for(pool, old.tenant).await?;
     let redriven = storage::operators::redriven(&mut transaction, old.id).await?;
-    let known = storage::idempotency::find(&mut transaction, old.tenant, &request).await?;
+    let key_use = storage::idempotency::find(&mut transaction, old.tenant, &request).await?;
     let generation = storage::jobs::request(&mut transaction, old.id).await?;
     transaction.commit().await?;
     if let Some(new) = redriven {
-        // If the key is stored, an earlier request with this key made the new job, and its answer
-        // was lost.
-        let result = known.map_or_else(
+        // If the key is stored, this request was made before and has made the new job. Otherwise
+        // another request has made it.
+        let result = key_use.map_or_else(
             || redriven_before(new),
             |_| ActionResult::redriven(old, new),
         );
@@ -338,6 +343,7 @@ pub async fn redrive(
         Err(not_offered) => return skip(not_offered.to_string()),
     };
     let id = JobId::new();
+    // The keys of the copies.
     let mut copies = Vec::new();
     let copied = copy_inputs(pool, bucket, old.tenant, id, &mut generation, &mut copies).await;
     if !matches!(copied, Ok(true)) {
@@ -359,6 +365,7 @@ pub async fn redrive(
         quote,
         run_at: None,
         cancel_after: REDRIVE_DEADLINE,
+        // With zero, the cancel allowance is not checked: the tenant did not ask for this job.
         model_timeout: Duration::ZERO,
         redrive: Some(Redrive {
             of: old.id,
@@ -402,11 +409,11 @@ pub async fn redrive(
     }
 }
 
-/// Copies the inputs of the job that is redriven for the job `new_job`, because the inputs of the old
-/// job are deleted when their retention, which counts from the end of the old job, is over. Uploads
-/// are shared and not copied. `copies` gets each key before it is written, because a write that fails
-/// may still leave an object. So the caller can remove all copies if this function fails. Returns
-/// `false` if an input was deleted.
+/// Copies the inputs of a job that is redriven, and changes `generation` to name the copies, whose
+/// keys belong to `new_job`. The inputs of the old job are deleted when their retention is over,
+/// which counts from the end of the old job. Uploads are shared and not copied. `copies` gets each
+/// key before it is written, because a write that fails may still leave an object. So the caller
+/// can remove all copies if this function fails. Returns `false` if an input was deleted.
 async fn copy_inputs(
     pool: &PgPool,
     bucket: &Bucket,
@@ -436,7 +443,7 @@ async fn copy_inputs(
     Ok(true)
 }
 
-/// Removes copies that no job names.
+/// Removes copies of inputs that no job names. A failure is only logged.
 async fn discard(bucket: &Bucket, copies: &[String]) {
     for key in copies {
         if let Err(error) = bucket.delete(key).await {

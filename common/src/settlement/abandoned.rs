@@ -5,12 +5,13 @@ use sqlx::PgConnection;
 use domain::allowance::AllowanceUsage;
 use domain::job::Job;
 
-/// Counts the calls that the owner abandons by ending this job, and returns `None`. If the allowance
-/// does not cover them, returns what the tenant has used, and counts nothing.
+/// Records the calls that the tenant abandons by ending this job, and returns `None`. If the
+/// tenant's allowance does not cover them, records nothing, and returns what the tenant has used of
+/// it.
 ///
 /// The caller holds the wallet's lock, so two cancellations cannot both use the last call of the
 /// allowance.
-pub(super) async fn count_abandoned_calls(
+pub(super) async fn record_abandoned_calls(
     connection: &mut PgConnection,
     job: &Job,
     allowance: u32,

@@ -4,7 +4,7 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use super::SettlementError;
-use super::abandoned::count_abandoned_calls;
+use super::abandoned::record_abandoned_calls;
 use super::end::{JobEnd, end};
 use super::lock::lock_wallet_and_job;
 use crate::failpoint::reach;
@@ -47,8 +47,8 @@ pub enum Canceler<'a> {
     Operator(Actor<'a>),
 }
 
-/// Cancels an open job and releases its hold. `answer` builds the reply from the canceled job's
-/// row; the reply is stored under the idempotency key.
+/// Cancels an open job and releases its hold. `answer` makes the answer from the canceled job's
+/// row. The answer is stored under the idempotency key.
 ///
 /// # Errors
 /// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case.
@@ -69,7 +69,7 @@ pub async fn cancel(
     }
     if job.state.is_terminal() {
         // Canceling twice is no error for an owner: the second request wants what is already so. An
-        // operator is told, because nothing of theirs would be recorded.
+        // operator gets `AlreadyEnded`, because no action of this operator is recorded.
         let is_fulfilled =
             job.state == State::Canceled && matches!(canceler, Canceler::Owner { .. });
         if !is_fulfilled {
@@ -78,7 +78,8 @@ pub async fn cancel(
     } else {
         match canceler {
             Canceler::Owner { allowance } => {
-                if let Some(used) = count_abandoned_calls(&mut transaction, &job, allowance).await?
+                if let Some(used) =
+                    record_abandoned_calls(&mut transaction, &job, allowance).await?
                 {
                     return Ok(Cancellation::AllowanceUsed(used));
                 }

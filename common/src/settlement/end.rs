@@ -21,7 +21,7 @@ pub(super) struct JobEnd<'a> {
     pub(super) delivered: i32,
     /// Class of the outcome.
     pub(super) outcome: Class,
-    /// Why the job ended, in the words of [`Class::customer_message`], without what was charged.
+    /// Why the job ended, in words for the customer, without what was charged.
     pub(super) reason: &'a str,
 }
 
@@ -52,8 +52,8 @@ pub(super) async fn end_and_commit(
 /// Ends the locked, open job: resolves the hold, writes the end into the job's row, ends the calls
 /// that are still open, and plans when the job's files are deleted. Returns the final state.
 ///
-/// The order is fixed. Grants are changed after the wallet and the job were locked. The calls end
-/// after the job was locked, too, as in every transaction.
+/// The order is fixed. Grants are changed after the wallet and the job were locked, and calls are
+/// ended after the job was locked, as in every transaction. So no two transactions can deadlock.
 pub(super) async fn end(
     connection: &mut PgConnection,
     job: &Job,
@@ -88,7 +88,8 @@ pub(super) async fn end(
         captured,
         released: resolution.released,
     };
-    // Fails if the row is terminal in spite of the lock, and rolls the credits back with it.
+    // Fails if the row is terminal in spite of the lock. The caller then rolls back, also the
+    // credits.
     let ended: Ended = storage::jobs::end::<SettlementError>(connection, &row).await?;
     if ended.has_inputs {
         storage::uploads::touch_all_of(connection, job.id).await?;
@@ -99,7 +100,8 @@ pub(super) async fn end(
     Ok(state)
 }
 
-/// The `reason` that the tenant reads: why the job ended, and what was delivered and charged.
+/// The `reason` that the tenant reads: `why`, and, unless all images were delivered, what was
+/// delivered and charged.
 fn full_reason(job: &Job, delivered: i32, captured: Credits, why: &str) -> String {
     if delivered == 0 {
         format!("{why} Nothing was charged.")

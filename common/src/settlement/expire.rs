@@ -1,10 +1,10 @@
-//! A job's deadline has passed.
+//! Ends a job because its deadline has passed.
 
 use std::time::Duration;
 
 use sqlx::PgPool;
 
-use super::abandoned::count_abandoned_calls;
+use super::abandoned::record_abandoned_calls;
 use super::end::{JobEnd, end_and_commit};
 use super::lock::lock_wallet_and_job;
 use super::{SettlementError, SettlementResult};
@@ -14,9 +14,9 @@ use domain::outcome::Class;
 
 /// Ends an open job whose deadline has passed, and releases its hold.
 ///
-/// If calls have begun and the owner's `allowance` does not cover them, the deadline is moved
-/// instead, once, by `more(model)`. The job then delivers what the calls make, and is charged for
-/// it. Without this rule, a tenant could use short deadlines to cancel without limit.
+/// If calls have begun and the tenant's `allowance` does not cover them, the deadline is moved
+/// instead, once, to now plus `more(model)`. The job can then deliver what the calls make, and is
+/// charged for it. Without this rule, a tenant could use short deadlines to cancel without limit.
 ///
 /// # Errors
 /// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
@@ -34,8 +34,8 @@ pub async fn expire(
         return Ok(SettlementResult::AlreadyEnded(job.state));
     }
     // `extend` moves a deadline only once. The second time the job expires although the allowance
-    // is used up, so a provider that never answers cannot keep it open.
-    if count_abandoned_calls(&mut transaction, &job, allowance)
+    // is used up, so a provider that never answers cannot keep the job open.
+    if record_abandoned_calls(&mut transaction, &job, allowance)
         .await?
         .is_some()
         && storage::jobs::extend(&mut transaction, id, more(&job.attributes.model)).await?

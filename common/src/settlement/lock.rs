@@ -1,6 +1,6 @@
 //! The locks of a settlement: the wallet, then the job.
 
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
 
 use super::{Lease, SettlementError, SettlementResult};
 use domain::id::{JobId, TenantId};
@@ -8,7 +8,7 @@ use domain::job::{Job, State};
 use storage::database;
 
 /// An open transaction, and the job whose row and wallet it has locked.
-pub(super) type LockedJob = (Transaction<'static, Postgres>, Job);
+pub(super) type LockedJob = (database::Transaction, Job);
 
 /// Why a leased job was not locked.
 pub(super) enum LeaseError {
@@ -42,8 +42,8 @@ pub(super) async fn lock_leased(pool: &PgPool, lease: Lease) -> Result<LockedJob
     if job.state.is_terminal() {
         return Err(LeaseError::Lost(SettlementResult::AlreadyEnded(job.state)));
     }
-    // An expired lease may still settle as long as nobody has claimed or requeued the job: its work
-    // is done and paid for. Only the fence decides, not the time.
+    // A worker may settle with an expired lease as long as nobody has claimed or requeued the job:
+    // the work is done and paid for. Only the fence decides, not the time.
     if job.state != State::Running || job.fence != lease.fence {
         return Err(LeaseError::Lost(SettlementResult::Fenced));
     }

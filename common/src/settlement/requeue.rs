@@ -14,8 +14,8 @@ use domain::outcome::{Class, Failure};
 use storage::database;
 use storage::jobs::Requeue;
 
-/// Expired leases of one job after which it fails as poison. Without a limit, a job that kills its
-/// worker would kill one worker after the other.
+/// How many leases of one job may expire: with the last of them the job fails as poison. Without a
+/// limit, a job that kills its worker would kill one worker after the other.
 const MAX_CRASHES: i32 = 3;
 
 /// Puts a job back into the queue for another attempt after `delay`, with the outcome of this
@@ -48,8 +48,9 @@ pub async fn put_back(
     requeue(pool, lease, delay, None).await
 }
 
-/// Requeues a job. No credits move, so the wallet is not locked, and the workers of one tenant do
-/// not wait for each other. The fence in the UPDATE is enough to stop a worker that lost its lease.
+/// Requeues a job. No credits move, so the wallet is not locked, and workers with jobs of one
+/// tenant do not wait for each other. The fence in the UPDATE is enough to stop a worker that lost
+/// its lease.
 async fn requeue(
     pool: &PgPool,
     lease: Lease,
@@ -84,8 +85,8 @@ async fn requeue(
     )
 }
 
-/// Takes a job from a worker whose lease has expired. The job goes back to the queue, or fails as
-/// poison after [`MAX_CRASHES`] expired leases.
+/// Takes a job from a worker whose lease has expired. The job goes back to the queue. With the
+/// third expired lease ([`MAX_CRASHES`]) it fails as poison.
 ///
 /// # Errors
 /// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and

@@ -59,7 +59,7 @@ pub async fn check(
     grace: Duration,
     report: impl FnMut(Report),
 ) -> Result<Progress, SearchError> {
-    // In another database's bucket, every object would be a finding, and every finding would be
+    // In another database's bucket, every object would be reported, and every report would be
     // wrong.
     ownership::must_be_usable(pool, bucket).await?;
     let ownership = ownership::examine(pool, bucket).await?;
@@ -71,26 +71,28 @@ pub async fn check(
         reported_at: Instant::now(),
     };
     if let (Ownership::NotAdopted, Some(problem)) = (ownership, ownership.problem()) {
-        check.find("I17", problem.to_owned());
+        check.report_finding("I17", problem.to_owned());
     }
     for table in [Table::Artifacts, Table::OpenCalls, Table::Uploads] {
-        check.files(table).await?;
+        check.check_files(table).await?;
     }
-    check.orphans(grace).await?;
+    check.check_orphans(grace).await?;
     Ok(check.progress)
 }
 
+/// A running check.
 struct Check<'a, F> {
     pool: &'a PgPool,
     bucket: &'a Bucket,
     report: F,
     progress: Progress,
+    /// When progress was last reported.
     reported_at: Instant,
 }
 
 impl<F: FnMut(Report)> Check<'_, F> {
     /// Reads every file that rows of this kind name.
-    async fn files(&mut self, table: Table) -> sqlx::Result<()> {
+    async fn check_files(&mut self, table: Table) -> sqlx::Result<()> {
         let mut after = Uuid::nil();
         loop {
             let page = table.page(self.pool, after).await?;
@@ -117,7 +119,7 @@ impl<F: FnMut(Report)> Check<'_, F> {
                     && let Some(problem) = problem(&row, &bucket.measure(&row.object_key).await)
                 {
                     let (what, Row { id, object_key, .. }) = (table.word(), row);
-                    self.find("I7", format!("{what} {id}: {object_key} {problem}"));
+                    self.report_finding("I7", format!("{what} {id}: {object_key} {problem}"));
                 }
             }
             self.report_progress();
@@ -125,12 +127,12 @@ impl<F: FnMut(Report)> Check<'_, F> {
     }
 
     /// Lists the bucket, and reports objects that should not be there.
-    async fn orphans(&mut self, grace: Duration) -> Result<(), SearchError> {
+    async fn check_orphans(&mut self, grace: Duration) -> Result<(), SearchError> {
         let mut search = Search::begin(self.pool, self.bucket, grace).await?;
         while let Some(batch) = search.next().await? {
             self.progress.listed += batch.seen as u64;
             for object in batch.unnamed {
-                self.find(
+                self.report_finding(
                     "I19",
                     object_text(
                         &object,
@@ -140,32 +142,33 @@ impl<F: FnMut(Report)> Check<'_, F> {
             }
             for object in batch.receipted {
                 let why = "a receipt says that it was deleted; the sweeper deletes it again";
-                self.find("I17", object_text(&object, why));
+                self.report_finding("I17", object_text(&object, why));
             }
             for (object, due) in batch.overdue {
                 let why = format!("it was to be deleted at {due}, and is still there");
-                self.find("I17", object_text(&object, &why));
+                self.report_finding("I17", object_text(&object, &why));
             }
             for object in batch.irregular {
                 let why = format!(
                     "it is {}, which is neither followed nor removed: a bucket may contain only plain files",
                     object.kind.word()
                 );
-                self.find("I19", object_text(&object, &why));
+                self.report_finding("I19", object_text(&object, &why));
             }
             for object in batch.strange {
                 let why = "its key belongs to no tenant of this database, so the sweeper does not remove it";
-                self.find("I19", object_text(&object, why));
+                self.report_finding("I19", object_text(&object, why));
             }
             self.report_progress();
         }
         Ok(())
     }
 
-    fn find(&mut self, invariant: &'static str, text: String) {
+    fn report_finding(&mut self, invariant: &'static str, text: String) {
         (self.report)(Report::Finding(Finding { invariant, text }));
     }
 
+    /// Reports progress, unless that was done a short time ago.
     fn report_progress(&mut self) {
         if self.reported_at.elapsed() >= PROGRESS_INTERVAL {
             self.reported_at = Instant::now();
@@ -174,7 +177,8 @@ impl<F: FnMut(Report)> Check<'_, F> {
     }
 }
 
-/// What is wrong with a file; `None` if nothing is.
+/// What is wrong with the file that `row` names, if `stored` was read from the bucket. `None` if
+/// nothing is wrong.
 fn problem(row: &Row, stored: &Result<Option<StoredObject>, BucketError>) -> Option<String> {
     match stored {
         Err(error) => Some(format!("cannot be read: {error}")),

@@ -25,7 +25,7 @@ use domain::traceparent::TraceParent;
 /// What [`read`] is to read besides the wallet.
 #[derive(Debug, Default)]
 pub struct Wanted<'a> {
-    /// Whether credits are to be held, so that the tenant's lots are locked and read.
+    /// Whether the tenant's lots are locked and read, because credits are to be held.
     pub lots: bool,
     /// Uploads to lock against deletion.
     pub uploads: Vec<UploadId>,
@@ -73,6 +73,59 @@ pub struct StoredAnswer {
     pub answer: Answer,
 }
 
+/// The row of [`read`]. Several rows of another table are arrays of the same length, one for each
+/// column: `lots` and `remaining` of lots, `keys` to `bodies` of answers.
+struct BasisRow {
+    now: OffsetDateTime,
+    clock: OffsetDateTime,
+    available: Credits,
+    may_submit: bool,
+    turn: i64,
+    lots: Vec<Uuid>,
+    remaining: Vec<i64>,
+    keys: Vec<String>,
+    hashes: Vec<Vec<u8>>,
+    statuses: Vec<i16>,
+    locations: Vec<Option<String>>,
+    bodies: Vec<Vec<u8>>,
+    uploads: Vec<UploadId>,
+    /// Calls that the tenant abandoned in the last hour.
+    calls: i64,
+    /// Seconds until the oldest of these calls no longer counts.
+    seconds: f64,
+    /// Bytes of the stored files.
+    stored: Option<i64>,
+}
+
+/// The statement of [`read`]. The arguments are its name, the SQL of more parts and of their
+/// columns, and the query's parameters.
+macro_rules! basis {
+    ($name:tt, $parts:tt, $columns:tt, $($arguments:tt)*) => {
+        sqlx::query_as!(
+            BasisRow,
+            "-- " + $name + r#"
+            WITH lot AS MATERIALIZED (
+              SELECT id, remaining FROM grants
+              WHERE $2 AND tenant_id = $1 AND NOT spent AND (expires_at IS NULL OR expires_at > clock_timestamp())
+              ORDER BY priority, expires_at NULLS LAST, created_at, id
+              FOR NO KEY UPDATE),
+            answer AS MATERIALIZED (
+              SELECT key, request_hash, status, location, body FROM idempotency_keys WHERE tenant_id = $1 AND key = ANY($3))"#
+                + $parts
+                + r#"
+            SELECT now() AS "now!", clock_timestamp() AS "clock!", w.available AS "available: Credits",
+              (w.status = 'active' AND w.debt = 0) AS "may_submit!", w.turn,
+              ARRAY(SELECT id FROM lot) AS "lots!", ARRAY(SELECT remaining FROM lot) AS "remaining!",
+              ARRAY(SELECT key FROM answer) AS "keys!", ARRAY(SELECT request_hash FROM answer) AS "hashes!",
+              ARRAY(SELECT status FROM answer) AS "statuses!",
+              ARRAY(SELECT location FROM answer) AS "locations!: Vec<Option<String>>", ARRAY(SELECT body FROM answer) AS "bodies!", "#
+                + $columns
+                + " FROM wallets w WHERE w.tenant_id = $1 ORDER BY w.status DESC LIMIT 1",
+            $($arguments)*
+        )
+    };
+}
+
 /// Reads and locks what decides about new jobs. Returns `None` if the tenant has no wallet.
 ///
 /// Uploads are locked in the order of their ids and lots in burn-down order, so that two
@@ -85,50 +138,51 @@ pub async fn read(
     tenant: TenantId,
     wanted: &Wanted<'_>,
 ) -> sqlx::Result<Option<Basis>> {
-    let row = sqlx::query!(
-        r#"-- admission::read
-        WITH lot AS MATERIALIZED (
-          SELECT id, remaining FROM grants
-          WHERE $2 AND tenant_id = $1 AND NOT spent AND (expires_at IS NULL OR expires_at > clock_timestamp())
-          ORDER BY priority, expires_at NULLS LAST, created_at, id
-          FOR NO KEY UPDATE),
-        upload AS MATERIALIZED (
-          SELECT id FROM uploads WHERE id = ANY($3) AND deleted_at IS NULL ORDER BY id FOR SHARE),
-        answer AS MATERIALIZED (
-          SELECT key, request_hash, status, location, body FROM idempotency_keys WHERE tenant_id = $1 AND key = ANY($4)),
-        abandoned AS MATERIALIZED (
-          SELECT count(*) AS calls, coalesce(extract(epoch FROM min(at) + interval '1 hour' - clock_timestamp()), 60)::float8 AS seconds
-          FROM abandoned_calls WHERE $5 AND tenant_id = $1 AND at > now() - interval '1 hour')
-        SELECT now() AS "now!", clock_timestamp() AS "clock!", w.available AS "available: Credits",
-          (w.status = 'active' AND w.debt = 0) AS "may_submit!", w.turn,
-          ARRAY(SELECT id FROM lot) AS "lots!", ARRAY(SELECT remaining FROM lot) AS "remaining!",
-          ARRAY(SELECT id FROM upload) AS "uploads!: Vec<UploadId>",
-          ARRAY(SELECT key FROM answer) AS "keys!", ARRAY(SELECT request_hash FROM answer) AS "hashes!",
-          ARRAY(SELECT status FROM answer) AS "statuses!",
-          ARRAY(SELECT location FROM answer) AS "locations!: Vec<Option<String>>", ARRAY(SELECT body FROM answer) AS "bodies!",
-          (SELECT calls FROM abandoned) AS "calls!", (SELECT seconds FROM abandoned) AS "seconds!",
-          (SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint
-           FROM storage_totals t WHERE $6 AND t.tenant_id = $1) AS stored
-        FROM wallets w WHERE w.tenant_id = $1 ORDER BY w.status DESC LIMIT 1"#,
-        tenant as TenantId,
-        wanted.lots,
-        &wanted.uploads as &[UploadId],
-        &wanted.keys as &[&str],
-        wanted.allowance,
-        wanted.storage,
-    )
-    .fetch_optional(connection)
-    .await?;
+    // A part of a statement costs time even if it is not wanted. Most submits need only the first
+    // statement, which lacks the parts for uploads, the allowance and the storage.
+    let row = if wanted.uploads.is_empty() && !wanted.allowance && !wanted.storage {
+        basis!(
+            "admission::read",
+            "",
+            r#"'{}'::uuid[] AS "uploads!: Vec<UploadId>", 0::bigint AS "calls!", 0::float8 AS "seconds!", NULL::bigint AS stored"#,
+            tenant as TenantId,
+            wanted.lots,
+            &wanted.keys as &[&str],
+        )
+        .fetch_optional(connection)
+        .await?
+    } else {
+        basis!(
+            "admission::read_with_limits",
+            ", upload AS MATERIALIZED (
+              SELECT id FROM uploads WHERE id = ANY($4) AND deleted_at IS NULL ORDER BY id FOR SHARE),
+            abandoned AS MATERIALIZED (
+              SELECT count(*) AS calls, coalesce(extract(epoch FROM min(at) + interval '1 hour' - clock_timestamp()), 60)::float8 AS seconds
+              FROM abandoned_calls WHERE $5 AND tenant_id = $1 AND at > now() - interval '1 hour')",
+            r#"ARRAY(SELECT id FROM upload) AS "uploads!: Vec<UploadId>",
+              (SELECT calls FROM abandoned) AS "calls!", (SELECT seconds FROM abandoned) AS "seconds!",
+              (SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint
+               FROM storage_totals t WHERE $6 AND t.tenant_id = $1) AS stored"#,
+            tenant as TenantId,
+            wanted.lots,
+            &wanted.keys as &[&str],
+            &wanted.uploads as &[UploadId],
+            wanted.allowance,
+            wanted.storage,
+        )
+        .fetch_optional(connection)
+        .await?
+    };
     let Some(row) = row else {
         return Ok(None);
     };
-    let id = RowId::new("grants", tenant);
+    let row_id = RowId::new("grants", tenant);
     let lots = row.lots.into_iter().zip(row.remaining);
     let lots = lots.map(|(grant, remaining)| {
-        let remaining = id.convert("remaining", remaining)?;
+        let remaining = row_id.convert("remaining", remaining)?;
         Ok(Lot { grant, remaining })
     });
-    let id = RowId::new("idempotency_keys", tenant);
+    let row_id = RowId::new("idempotency_keys", tenant);
     let columns = row.keys.into_iter().zip(row.hashes);
     let columns = columns.zip(
         row.statuses
@@ -136,7 +190,7 @@ pub async fn read(
             .zip(row.locations.into_iter().zip(row.bodies)),
     );
     let answers = columns.map(|((key, hash), (status, (location, body)))| {
-        let status = id.convert("status", status)?;
+        let status = row_id.convert("status", status)?;
         Ok(StoredAnswer {
             key,
             hash,
@@ -147,7 +201,8 @@ pub async fn read(
             },
         })
     });
-    // Whole seconds, rounded up, because the value becomes a `Retry-After`.
+    // Whole seconds, rounded up, because the value becomes a `Retry-After`. They are at most an
+    // hour, so they are always a duration.
     let seconds = row.seconds.ceil().max(1.0);
     Ok(Some(Basis {
         now: row.now,
@@ -187,11 +242,12 @@ pub struct NewJob<'a> {
 /// of the ledger for each hold, and the answers to their requests. One statement writes everything.
 /// `virtual_clock` is the tenant's virtual clock afterwards.
 ///
-/// The wallet and the lots are found by their newest versions and changed at their place, as in
-/// [`crate::ledger::resolve`].
+/// The statement finds the newest version of the wallet's row and of each lot's row from the end of
+/// an index, and changes it at its place, as [`crate::ledger::resolve`] does.
 ///
 /// Each line of the ledger has the next number and a hash over its contents and the line before
-/// (see [`crate::ledger::post`]). `line` computes them one after the other.
+/// (see [`crate::ledger::post`]). The part `line` of the statement computes them one after the
+/// other.
 ///
 /// # Errors
 /// Returns an error if a value does not fit its column, if the jobs would overdraw the wallet or a
@@ -200,20 +256,21 @@ pub async fn write(
     connection: &mut PgConnection,
     tenant: TenantId,
     virtual_clock: i64,
-    new: &[NewJob<'_>],
+    new_jobs: &[NewJob<'_>],
 ) -> sqlx::Result<()> {
-    let id = RowId::new("idempotency_keys", tenant);
-    let statuses = new
+    let row_id = RowId::new("idempotency_keys", tenant);
+    let statuses = new_jobs
         .iter()
-        .map(|new| id.convert("status", new.answer.status));
+        .map(|new| row_id.convert("status", new.answer.status));
     let statuses = statuses.collect::<sqlx::Result<Vec<i16>>>()?;
-    let holds = new.iter().filter(|new| !new.job.cost.held.is_zero());
+    // A job without a price holds nothing and has no line in the ledger.
+    let holds = new_jobs.iter().filter(|new| !new.job.cost.held.is_zero());
     let (held, held_for): (Vec<i64>, Vec<JobId>) = holds
         .map(|new| (new.job.cost.held.get(), new.job.id))
         .unzip();
     let total = held.iter().copied().fold(0, i64::saturating_add);
-    let taken = Taken::by(new);
-    let jobs = || new.iter().map(|new| &new.job);
+    let taken = Taken::by(new_jobs);
+    let jobs = || new_jobs.iter().map(|new| &new.job);
     let attributes = || jobs().map(|job| &job.attributes);
     let written = sqlx::query!(
         r#"-- admission::write
@@ -274,7 +331,7 @@ pub async fn write(
         &jobs().map(|job| job.id).collect::<Vec<_>>() as &[JobId],
         &jobs().map(|job| job.kind.as_str()).collect::<Vec<_>>() as &[&str],
         &jobs().map(|job| job.request_id.as_str()).collect::<Vec<_>>() as &[&str],
-        &new.iter().map(|new| new.traceparent.map(TraceParent::as_str)).collect::<Vec<_>>() as &[Option<&str>],
+        &new_jobs.iter().map(|new| new.traceparent.map(TraceParent::as_str)).collect::<Vec<_>>() as &[Option<&str>],
         &jobs().map(|job| job.redrive_of).collect::<Vec<_>>() as &[Option<JobId>],
         &jobs().map(|job| job.max_calls).collect::<Vec<_>>(),
         &jobs().map(|job| job.run_after).collect::<Vec<_>>(),
@@ -290,12 +347,12 @@ pub async fn write(
         &attributes().map(|chosen| chosen.metadata.clone()).collect::<Vec<_>>() as &[Value],
         &attributes().map(|chosen| chosen.priority).collect::<Vec<_>>(),
         &attributes().map(|chosen| chosen.fallback).collect::<Vec<_>>(),
-        &new.iter().map(|new| new.generation.clone()).collect::<Vec<_>>() as &[Value],
-        &new.iter().map(|new| new.request.key.as_str()).collect::<Vec<_>>() as &[&str],
-        &new.iter().map(|new| &new.request.hash[..]).collect::<Vec<_>>() as &[&[u8]],
+        &new_jobs.iter().map(|new| new.generation.clone()).collect::<Vec<_>>() as &[Value],
+        &new_jobs.iter().map(|new| new.request.key.as_str()).collect::<Vec<_>>() as &[&str],
+        &new_jobs.iter().map(|new| &new.request.hash[..]).collect::<Vec<_>>() as &[&[u8]],
         &statuses,
-        &new.iter().map(|new| new.answer.location.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
-        &new.iter().map(|new| &new.answer.body[..]).collect::<Vec<_>>() as &[&[u8]],
+        &new_jobs.iter().map(|new| new.answer.location.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
+        &new_jobs.iter().map(|new| &new.answer.body[..]).collect::<Vec<_>>() as &[&[u8]],
     )
     .fetch_optional(connection)
     .await?;
@@ -309,33 +366,38 @@ pub async fn write(
     }
 }
 
-/// What the holds of new jobs take from lots, as columns.
+/// What the holds of new jobs take from lots, as columns of two tables.
 #[derive(Default)]
 struct Taken {
-    /// The lots that something is taken from, each once, and what is taken from it in all.
+    /// The lots from which something is taken, each once.
     lots: Vec<Uuid>,
+    /// What is taken from each of `lots` in total.
     lot_amounts: Vec<i64>,
-    /// One entry for each share: its job, its grant, its place in burn-down order, its amount.
+    /// For each share, its job.
     jobs: Vec<JobId>,
+    /// For each share, its grant.
     grants: Vec<Uuid>,
+    /// For each share, its place in burn-down order within its job, from 1.
     places: Vec<i32>,
+    /// For each share, its credits.
     amounts: Vec<i64>,
 }
 
 impl Taken {
-    fn by(new: &[NewJob<'_>]) -> Self {
+    /// What these jobs take.
+    fn by(new_jobs: &[NewJob<'_>]) -> Self {
         let mut taken = Self::default();
-        for new in new {
+        for new in new_jobs {
             for (place, share) in (1..).zip(&new.shares) {
                 let amount = share.amount.get();
                 taken.jobs.push(new.job.id);
                 taken.grants.push(share.grant);
                 taken.places.push(place);
                 taken.amounts.push(amount);
-                // Jobs burn lots down one after the other, so the lot is mostly the last one.
+                // Jobs burn lots down one after the other, so the lot is usually the last one.
                 match taken.lots.iter().rposition(|lot| *lot == share.grant) {
-                    Some(at) => {
-                        taken.lot_amounts[at] = taken.lot_amounts[at].saturating_add(amount);
+                    Some(index) => {
+                        taken.lot_amounts[index] = taken.lot_amounts[index].saturating_add(amount);
                     }
                     None => {
                         taken.lots.push(share.grant);

@@ -24,7 +24,7 @@ pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
     .fetch_one(connection)
     .await?;
     // Whole seconds, rounded up, because the value becomes a `Retry-After`, and a retry must not
-    // come too early.
+    // come too early. They are at most an hour, so they are always a duration.
     let seconds = row.seconds.ceil().max(1.0);
     Ok(AllowanceUsage {
         calls: row.calls,
@@ -32,8 +32,8 @@ pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
     })
 }
 
-/// Counts how many calls each of these jobs would abandon if the job ended now. Jobs that would
-/// abandon no call are not in the result.
+/// Counts how many calls of each job would be abandoned if the job were canceled or expired now.
+/// Jobs without such calls are not in the result.
 ///
 /// A call counts while it is open, and if it has made its image (`object_key`). A call that ended
 /// without an image does not count: the provider failed, not the tenant.
@@ -82,7 +82,7 @@ pub struct Cost {
 }
 
 /// Sums up the cost of the calls that were abandoned in the last hour. `pool` must be allowed to
-/// read every tenant's rows. The work grows only with the number of those calls.
+/// read every tenant's rows. The cost of the query grows only with the number of those calls.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

@@ -25,8 +25,8 @@ pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
     .await
 }
 
-/// Reads the last transfers of up to `limit` tenants with ids after `after`, sorted by id, and the
-/// time of the read. Tenants without a transfer are left out.
+/// Reads the last transfers of up to `limit` tenants with ids after `after`, sorted by the tenant's
+/// id, and the time just before the read. Tenants without a transfer are left out.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -91,7 +91,7 @@ pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Mismat
     Ok(mismatches.collect())
 }
 
-/// Whether there is a transfer that is later than `since` and at least `settled` old.
+/// Whether any tenant has a transfer that is later than `since` and older than `settled`.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

@@ -9,7 +9,8 @@ use crate::file_columns::{FileColumns, width_and_height};
 use domain::artifact::Artifact;
 use domain::id::{ArtifactId, JobId, TenantId};
 
-/// Writes the rows of files of one job that are already in the bucket, in one statement.
+/// Writes rows for new artifacts of one job, in one statement. Their files must be in the bucket
+/// already. `fence` is the number of the attempt that made them.
 ///
 /// # Errors
 /// Returns an error if a value does not fit its column, or if Postgres fails.
@@ -49,7 +50,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// The columns of new artifacts.
+/// The columns of new artifacts, with one entry for each artifact.
 #[derive(Default)]
 struct Columns {
     ids: Vec<ArtifactId>,
@@ -154,12 +155,12 @@ struct Row {
 impl Row {
     fn artifact(self) -> sqlx::Result<Artifact> {
         let id = ArtifactId(self.id);
-        let row = RowId::new("artifacts", id);
+        let row_id = RowId::new("artifacts", id);
         Ok(Artifact {
             id,
             job: JobId(self.job_id),
             output_idx: self.output_idx,
-            kind: row.parse("role", &self.role)?,
+            kind: row_id.parse("role", &self.role)?,
             file: FileColumns {
                 object_key: self.object_key,
                 sha256: self.sha256,
@@ -168,11 +169,11 @@ impl Row {
                 width: self.width,
                 height: self.height,
             }
-            .file(&row)?,
+            .file(&row_id)?,
             synthetic: self.synthetic,
             c2pa_sha256: self
                 .c2pa_sha256
-                .map(|sha256| row.convert("c2pa_sha256", sha256))
+                .map(|sha256| row_id.convert("c2pa_sha256", sha256))
                 .transpose()?,
             created_at: Some(self.created_at),
         })

@@ -72,18 +72,19 @@ pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
 /// Lines that were folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Folded {
-    /// How many lines.
+    /// How many lines were folded.
     pub lines: i64,
-    /// The highest number of a line. `None` if no line was folded.
+    /// The highest number among them. `None` if no line was folded.
     pub last: Option<i64>,
 }
 
-/// Moves the oldest lines with the number `from` or a higher one into the totals, in one statement,
-/// so no reader sees a line twice or not at all. A line may be committed after lines with higher
-/// numbers were folded, so a caller begins at the lowest number from time to time.
+/// Moves lines with the number `from` or a higher one into the totals, the lowest numbers first, at
+/// most 50,000. This is one statement, so no reader sees a line twice or not at all. A line may be
+/// committed after lines with higher numbers were folded, so a caller begins at the lowest number
+/// from time to time.
 ///
-/// An advisory lock lets only one process fold at a time. The other processes return 0 at once.
-/// Without the lock they would wait for each other's row locks.
+/// An advisory lock lets only one process fold at a time. The others fold nothing and return at
+/// once. Without the lock they would wait for each other's row locks.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -140,9 +141,9 @@ pub struct OpenJobs {
     /// Credits held for all of them.
     pub held: i64,
     /// Age of the oldest of these jobs: seconds since it was first started, or since it was due if
-    /// it was never started.
+    /// it was never started. 0 if there is none.
     pub oldest_seconds: f64,
-    /// Seconds for which the oldest queued job that may start has been due.
+    /// Seconds for which the oldest queued job that is due has been due. 0 if there is none.
     pub queued_seconds: f64,
 }
 

@@ -1,7 +1,7 @@
 //! SQL of the call journal.
 //!
-//! The row of a call is written before the call is made, and the call is ended in it after the
-//! answer. Until then, another worker knows only what the row says about the call.
+//! The row of a call is written before the call is made. After the answer, the end of the call is
+//! written into the row. Between the two, other workers know only what the row says about the call.
 
 use std::time::Duration;
 
@@ -43,9 +43,9 @@ pub struct NewCall<'a> {
 /// Check and count are one statement. So two workers that both believe that they hold the job
 /// cannot both make its last call.
 ///
-/// The statement needs no transaction of its caller. It sets the tenant itself, in the row of the
-/// job that it has counted the call on. The row of the call takes its tenant from there, so it
-/// cannot exist before the tenant is set.
+/// The statement needs no transaction of its caller. It sets the tenant itself when it returns the
+/// job's row. The row of the call takes its tenant from there, so it is not written before the
+/// tenant is set.
 ///
 /// # Errors
 /// Returns an error if Postgres fails. The call must not be made in that case.
@@ -76,12 +76,12 @@ pub async fn begin(executor: impl PgExecutor<'_>, call: &NewCall<'_>) -> sqlx::R
     Ok(begun.rows_affected() == 1)
 }
 
-/// Whether the job may make another paid call under its `max_calls`. Only [`begin`] decides. This
-/// read tells why a call was refused.
+/// Whether the job may make another paid call under its `max_calls`. Only [`begin`] decides whether
+/// a call may be made. This function tells afterwards why [`begin`] refused it.
 ///
 /// # Errors
 /// Returns an error if there is no such job, or if Postgres fails.
-pub async fn calls_left(pool: &PgPool, job: JobId) -> sqlx::Result<bool> {
+pub async fn has_calls_left(pool: &PgPool, job: JobId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- call::calls_left
         SELECT calls_started < max_calls AS "left!" FROM jobs WHERE id = $1"#,
@@ -91,8 +91,8 @@ pub async fn calls_left(pool: &PgPool, job: JobId) -> sqlx::Result<bool> {
     .await
 }
 
-/// Stores the provider's handle of a long operation. This happens before the first poll, so that
-/// any other worker can go on polling if this one dies. It changes nothing if the call has ended
+/// Stores the provider's handle of a long operation. A worker calls this before the first poll, so
+/// that any other worker can go on polling if this one dies. Changes nothing if the call has ended
 /// meanwhile.
 ///
 /// # Errors
@@ -151,8 +151,8 @@ pub async fn record_lost(
 pub struct EndedCall {
     /// Whether it ended the call.
     pub write: GuardedWrite,
-    /// Whether the job may make another paid call.
-    pub calls_left: bool,
+    /// Whether the job may make another paid call under its `max_calls`.
+    pub has_calls_left: bool,
 }
 
 /// Ends a call. It changes nothing if the call had already ended.
@@ -164,9 +164,10 @@ pub struct EndedCall {
 /// to the job. This needs no fence, because the count belongs to the job and not to the attempt.
 ///
 /// The caller has locked the job before ([`crate::database::begin_with_job`]), because every
-/// transaction locks a job before its calls. If a settlement runs at the same time, there are two
-/// cases. The settlement may come first. Then it has ended this call with the job, and the call can
-/// no longer name an image. Or the settlement waits until this call is written.
+/// transaction locks a job before its calls. If a settlement runs at the same time, one of the two
+/// waits for the other. If the settlement comes first, it has ended this call with the job, and
+/// this function changes nothing. Otherwise the settlement sees the end that this function has
+/// written.
 ///
 /// # Errors
 /// Returns an error if a value does not fit its column, if there is no such job, or if Postgres
@@ -179,15 +180,16 @@ pub async fn end(
 ) -> sqlx::Result<EndedCall> {
     let counts = ending.outcome.contract().counts;
     let original = ending.original;
-    let row = RowId::new("calls", id);
+    let row_id = RowId::new("calls", id);
     let (width, height): (Option<i32>, Option<i32>) = match original {
         Some(original) => {
-            let (width, height) = width_and_height(&row, original)?;
+            let (width, height) = width_and_height(&row_id, original)?;
             (Some(width), Some(height))
         }
         None => (None, None),
     };
-    // `told`: the job may have been requeued since, and `requeue` could not see this image. `stocked`
+    // The part `told` changes the job's row. It gives the count back, and it sets `stocked` if the
+    // job was requeued before this image was stored: `requeue` could not see the image. `stocked`
     // makes the dispatcher run the job before its deadline, even while its lanes are unavailable.
     let ended = sqlx::query!(
         r#"-- call::end
@@ -227,7 +229,7 @@ pub async fn end(
             1 => GuardedWrite::Changed,
             rows => GuardedWrite::UnexpectedRowCount(rows.unsigned_abs()),
         },
-        calls_left: ended.left,
+        has_calls_left: ended.left,
     })
 }
 
@@ -272,31 +274,31 @@ struct Row {
 impl Row {
     fn journaled(self) -> sqlx::Result<JournaledCall> {
         let id = CallId(self.id);
-        let row = RowId::new("calls", id);
+        let row_id = RowId::new("calls", id);
         Ok(JournaledCall {
             id,
             output_idx: self.output_idx,
-            lane: self.lane(row)?,
+            lane: self.lane(row_id)?,
             age: Duration::try_from_secs_f64(self.age_seconds).unwrap_or_default(),
             // An unknown class is an error and not `None`: `None` means that the call is still
             // open, and then it would be given up or made again.
             outcome: self
                 .outcome
                 .as_deref()
-                .map(|outcome| row.parse("outcome", outcome))
+                .map(|outcome| row_id.parse("outcome", outcome))
                 .transpose()?,
-            original: self.original(row)?,
+            original: self.original(row_id)?,
             detail: self.detail,
             reason: self.reason,
             operation: self.operation,
         })
     }
 
-    /// The lane of the call. Rows that are older than the column have no lane. Those calls were
+    /// The lane of the call. Rows that are older than the column `lane` have none. Those calls were
     /// made at the provider's only location.
-    fn lane(&self, row: RowId<CallId>) -> sqlx::Result<Lane> {
+    fn lane(&self, row_id: RowId<CallId>) -> sqlx::Result<Lane> {
         match &self.lane {
-            Some(lane) => row.parse("lane", lane),
+            Some(lane) => row_id.parse("lane", lane),
             None => Ok(Lane {
                 provider: self.provider.clone(),
                 project: None,
@@ -306,9 +308,9 @@ impl Row {
         }
     }
 
-    /// The stored image. A row has all columns of the image or none of them (constraint
+    /// The stored image. A row has all columns of the image or none of them (rule
     /// `originals_are_whole`).
-    fn original(&self, row: RowId<CallId>) -> sqlx::Result<Option<StoredFile>> {
+    fn original(&self, row_id: RowId<CallId>) -> sqlx::Result<Option<StoredFile>> {
         let (
             Some(object_key),
             Some(sha256),
@@ -335,6 +337,6 @@ impl Row {
             width,
             height,
         };
-        columns.file(&row).map(Some)
+        columns.file(&row_id).map(Some)
     }
 }

@@ -7,6 +7,7 @@ mod begin_locked;
 mod connections;
 mod migration;
 pub mod row;
+mod transaction;
 
 use std::io;
 use std::str::FromStr;
@@ -14,24 +15,25 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
-pub use begin::{begin_for, begin_for_key, begin_with_wallet};
+pub use begin::{begin, begin_for, begin_for_key, begin_with_wallet};
 pub use begin_locked::{begin_with_job, begin_with_wallet_and_job};
 pub use connections::watch;
 pub use migration::{
     Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,
 };
+pub use transaction::Transaction;
 
 /// A database role, which decides what a connection may read and change. `migrations/roles.sql`
 /// creates the roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(prefix = "platen_", serialize_all = "snake_case")]
 pub enum DatabaseRole {
-    /// `platen_api`: the rows of the tenant that is set in the transaction.
+    /// `platen_api`: the rows of the tenant that is set in the transaction, and operators' records.
     Api,
-    /// `platen_worker`: the jobs of all tenants. For other rows it has the same rights as
-    /// [`Self::Api`].
+    /// `platen_worker`: the rows of all tenants in a few tables, such as jobs and due deletions. In
+    /// other tables, the rows of the tenant that is set in the transaction.
     Worker,
     /// `platen_reader`: reads the rows of all tenants, and changes none.
     Reader,
@@ -47,11 +49,12 @@ impl DatabaseRole {
     }
 }
 
-/// How long after its last use a connection is used again without a test. Whoever uses it must bear
-/// that it breaks, as it may at any time.
-const TRUSTED: Duration = Duration::from_secs(1);
-/// Settings for statements that read few rows, by an index. A plan is kept while its table grows. A
-/// plan that reads a whole table, made while that table fitted into one page, would soon be slow.
+/// How long after its last use a connection is used again without a test. It may be broken all the
+/// same: every caller handles a connection that breaks, because that may happen at any time.
+const TRUST_DURATION: Duration = Duration::from_secs(1);
+/// Settings for statements that read few rows, by an index. Postgres keeps a plan while its table
+/// grows. Without these settings, a plan that was made while the table fitted into one page could
+/// read the whole table, and would soon be slow.
 const SHORT_STATEMENTS: [(&str, &str); 3] = [
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
@@ -92,8 +95,9 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
         options = options.options(SHORT_STATEMENTS);
     }
     if role == DatabaseRole::Worker {
-        // A plan for each execution would cost more than most statements. The planner would make
-        // one each time for statements with arrays, because it guesses their length too high.
+        // Making a plan for each execution would cost more than most statements do. Without this
+        // setting the planner would do so for statements with arrays, because it guesses that the
+        // arrays are longer than they are.
         options = options.options([("plan_cache_mode", "force_generic_plan")]);
     }
     // The first connection is opened without the pool, to get its error. The pool would retry until
@@ -108,20 +112,19 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
         .test_before_acquire(false)
         .before_acquire(|connection, meta| {
             Box::pin(async move {
-                let used_lately = meta.idle_for < TRUSTED && !begin::connections_are_suspect();
+                let used_lately =
+                    meta.idle_for < TRUST_DURATION && !begin::connections_are_suspect();
                 Ok(is_current(meta.age) && (used_lately || answers(connection).await?))
             })
         })
-        .after_release(|connection, meta| {
-            Box::pin(async move { Ok(is_current(meta.age) && is_clean(connection).await?) })
-        })
+        .after_release(|_, meta| Box::pin(async move { Ok(is_current(meta.age)) }))
         .connect_with(options)
         .await
 }
 
 /// Whether a connection of this age holds no plans of an older schema.
 fn is_current(age: Duration) -> bool {
-    let changed = *SCHEMA_CHANGED
+    let changed = *SCHEMA_CHANGED_AT
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     changed.is_none_or(|changed| changed.elapsed() > age)
@@ -132,28 +135,16 @@ async fn answers(connection: &mut PgConnection) -> sqlx::Result<bool> {
     within(PING_TIMEOUT, connection.ping()).await.map(|()| true)
 }
 
-/// Whether a connection that was given back answers, and is in no transaction that has failed. sqlx
-/// rolls back no transaction that failed as it began, and every later statement of its connection
-/// would be refused. So the test is a statement, which does nothing else here.
-async fn is_clean(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let test = connection.execute("-- database::is_clean\nCLOSE ALL");
-    match within(PING_TIMEOUT, test).await {
-        Ok(_) => Ok(true),
-        Err(sqlx::Error::Database(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// When a statement of this process last found that the schema had changed since it was prepared.
-static SCHEMA_CHANGED: Mutex<Option<Instant>> = Mutex::new(None);
+static SCHEMA_CHANGED_AT: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Whether a statement failed because the schema has changed since it was prepared, such as a
-/// column that has another type now.
+/// Makes the pools close every connection that exists now, if a statement failed because the schema
+/// has changed since it was prepared, such as a column that has another type now. Returns whether
+/// that was the reason.
 ///
 /// The connection would refuse this statement forever, and other connections may have prepared it,
-/// too. So this function also makes the pool close every connection that exists now. A caller that
-/// repeats the statement, or its transaction, succeeds on a new connection.
-pub fn schema_changed(error: &sqlx::Error) -> bool {
+/// too. A caller that repeats the statement, or its transaction, succeeds on a new connection.
+pub fn renew_connections_if_schema_changed(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database_error) = error else {
         return false;
     };
@@ -161,7 +152,7 @@ pub fn schema_changed(error: &sqlx::Error) -> bool {
     let changed = database_error.code().as_deref() == Some("0A000");
     if changed {
         tracing::warn!(%error, "The schema has changed since a statement was prepared: all connections are renewed");
-        let mut last = SCHEMA_CHANGED
+        let mut last = SCHEMA_CHANGED_AT
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *last = Some(Instant::now());
@@ -169,8 +160,8 @@ pub fn schema_changed(error: &sqlx::Error) -> bool {
     changed
 }
 
-/// Whether the database caused the failure and a later try may succeed: a lost connection, a lock, a
-/// restart. Any other failure is a mistake in our code, or in what it was given.
+/// Whether the database caused the failure and a later try may succeed: a lost connection, a lock,
+/// a restart. Any other failure is a mistake in our code, or in what it was given.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         // Classes of SQLSTATE codes (PostgreSQL manual, appendix A): connection exception, invalid
@@ -208,7 +199,7 @@ impl PostgresError for sqlx::Error {
 /// A connection may be broken without being closed, for example after a failover whose old server
 /// vanished. Then no answer ever comes. After the timeout it is not known whether the work was
 /// done. After a change of the schema the caller may repeat the work at once (see
-/// [`schema_changed`]).
+/// [`renew_connections_if_schema_changed`]).
 ///
 /// # Errors
 /// Returns the error of the work, or [`io::ErrorKind::TimedOut`] if the work takes too long.
@@ -218,11 +209,15 @@ pub fn with_timeout<T, E: PostgresError>(
     let result = within(STATEMENT_TIMEOUT, work);
     async move {
         result.await.inspect_err(|error| {
-            let _cured_by_the_next_attempt = error.postgres().is_some_and(schema_changed);
+            // The caller gets the error in any case.
+            let _renewed = error
+                .postgres()
+                .is_some_and(renew_connections_if_schema_changed);
         })
     }
 }
 
+/// Waits for `work` for at most `time`. After that, returns [`io::ErrorKind::TimedOut`].
 fn within<T, E: From<sqlx::Error>>(
     time: Duration,
     work: impl Future<Output = Result<T, E>> + Send,
@@ -244,7 +239,7 @@ fn within<T, E: From<sqlx::Error>>(
 pub enum GuardedWrite {
     /// It changed its row.
     Changed,
-    /// It changed so many rows instead of one: another process was faster.
+    /// It changed this number of rows instead of one. 0: another process was faster.
     UnexpectedRowCount(u64),
 }
 
@@ -266,12 +261,12 @@ impl GuardedWrite {
     }
 }
 
-/// A guarded write that must change its row changed so many rows instead.
+/// A guarded write that must change its row changed this number of rows instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the write touched {0} rows instead of one")]
 pub struct UnexpectedRowCount(pub u64);
 
-/// What a guarded write did.
+/// What a guarded write did, from the number of rows that its statement changed.
 pub fn one_row(result: &sqlx::postgres::PgQueryResult) -> GuardedWrite {
     match result.rows_affected() {
         1 => GuardedWrite::Changed,

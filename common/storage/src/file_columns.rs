@@ -7,7 +7,7 @@ use domain::stored_file::StoredFile;
 
 use crate::database::row::RowId;
 
-/// These columns, with the types of the database.
+/// The columns of one file, with the types of the database.
 pub(crate) struct FileColumns {
     pub(crate) object_key: String,
     pub(crate) sha256: Vec<u8>,
@@ -18,34 +18,34 @@ pub(crate) struct FileColumns {
 }
 
 impl FileColumns {
-    /// The file that they describe.
+    /// The file that the columns describe. `row_id` is used in errors.
     ///
     /// # Errors
-    /// The row has a value that this version does not know.
-    pub(crate) fn file<I: Display>(self, row: &RowId<I>) -> sqlx::Result<StoredFile> {
+    /// Returns an error if the row has a value that this version does not know.
+    pub(crate) fn file<I: Display>(self, row_id: &RowId<I>) -> sqlx::Result<StoredFile> {
         Ok(StoredFile {
             object_key: self.object_key,
-            sha256: row.convert("sha256", self.sha256)?,
+            sha256: row_id.convert("sha256", self.sha256)?,
             bytes: self.bytes,
-            media_type: row.parse("media_type", &self.media_type)?,
+            media_type: row_id.parse("media_type", &self.media_type)?,
             pixels: Pixels {
-                width: row.convert("width", self.width)?,
-                height: row.convert("height", self.height)?,
+                width: row_id.convert("width", self.width)?,
+                height: row_id.convert("height", self.height)?,
             },
         })
     }
 }
 
-/// The columns `width` and `height` of a file.
+/// The values of the columns `width` and `height` for a file.
 ///
 /// # Errors
-/// One of them does not fit its column.
+/// Returns an error if one of them does not fit its column.
 pub(crate) fn width_and_height<I: Display>(
-    row: &RowId<I>,
+    row_id: &RowId<I>,
     file: &StoredFile,
 ) -> sqlx::Result<(i32, i32)> {
     Ok((
-        row.convert("width", file.pixels.width)?,
-        row.convert("height", file.pixels.height)?,
+        row_id.convert("width", file.pixels.width)?,
+        row_id.convert("height", file.pixels.height)?,
     ))
 }

@@ -1,7 +1,7 @@
 //! SQL of idempotency keys.
 //!
-//! A look-up is final only while the caller holds the wallet's lock. The lock makes a repeated
-//! request wait until the first request has committed its answer.
+//! That a key was not found is certain only while the caller holds the wallet's lock. The lock
+//! makes a repeated request wait until the first request has committed its answer.
 
 use std::time::Duration;
 

@@ -22,8 +22,9 @@ use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
 use domain::job::{Cost, Job, JobAttributes};
 
-/// Longest time between the moment at which a statement took a time of the database's clock and the
-/// commit that made it visible. Sessions end transactions that last longer.
+/// Longest time that is expected from the moment at which a statement reads the database's clock to
+/// the commit that makes its rows visible. Postgres ends a statement after 5 seconds, and an idle
+/// transaction after 10 ([`crate::database::connect`]).
 pub const COMMIT_MARGIN: Duration = Duration::from_secs(15);
 
 /// Reads one job of the tenant. Returns `None` if the tenant has no such job.
@@ -58,8 +59,8 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
 
 /// Parses a stored request.
 fn parse_request(id: JobId, stored: serde_json::Value) -> sqlx::Result<Generation> {
-    // The error contains only the kind, because the rest of the request holds the prompt, which must
-    // not be logged.
+    // The error contains only the kind, because the rest of the request holds the prompt, which
+    // must not be logged.
     let kind = stored["kind"].to_string();
     serde_json::from_value(stored).map_err(|_| {
         RowId::new("job_requests", id).unknown("generation", format!("of kind {kind}"))

@@ -1,11 +1,15 @@
 //! SQL of the ledger.
 //!
 //! Every transaction that moves credits locks in the same order: wallet, job, grants. Inserts come
-//! last. So two such transactions cannot deadlock. [`lock_wallet`] always comes first.
+//! last. So two such transactions cannot deadlock. The wallet is locked by [`lock_wallet`], or when
+//! the transaction begins ([`crate::database::begin_with_wallet`]).
 //!
 //! The locks are `FOR NO KEY UPDATE`. An insert with a foreign key to a locked row (a call that is
 //! journaled while its job is locked) takes a key share lock on that row. A plain `FOR UPDATE`
 //! would make the insert wait, and the two could deadlock.
+//!
+//! A tenant has one wallet. `ORDER BY status DESC LIMIT 1` finds the newest version of its row
+//! fast; `ledger/resolution.rs` says why.
 
 mod resolution;
 
@@ -84,9 +88,9 @@ pub async fn wallet(
     .await
 }
 
-/// Books a transfer: changes the wallet and writes the ledger line, in one statement. The only other
-/// statement that changes a balance is [`crate::admissions::write`], which writes the lines of holds
-/// in the same way. So there is no change without a line.
+/// Books a transfer: changes the wallet and writes the ledger line, in one statement. Only two
+/// other statements change a balance: [`crate::admissions::write`] and the one of [`resolve`]. They
+/// write their lines in the same way. So there is no change without a line.
 ///
 /// Each line has the next number (`seq`) and a hash over its contents and the hash of the line
 /// before. The wallet keeps the newest hash (`head`). So a line that is changed, removed or
@@ -162,7 +166,8 @@ pub async fn insert_promo(
     amount: Credits,
 ) -> sqlx::Result<bool> {
     // Two commands with the same source may run at once. The unique constraint lets only one of
-    // them insert. With a SELECT before the INSERT instead, both could insert.
+    // them insert. With a SELECT before the INSERT instead, the second INSERT would be an error.
+    // Priority 50: given credits burn before those with the default of 100.
     let inserted = sqlx::query!(
         "-- ledger::insert_promo
         INSERT INTO grants (id, tenant_id, source_type, source_id, priority, amount, remaining)
@@ -221,10 +226,10 @@ pub async fn insert_adjustment(
     Ok(())
 }
 
-/// Takes credits back from grants: moves the shares from `remaining` to `forfeited`.
+/// Takes credits back from grants: moves each share from `remaining` to `forfeited` of its grant.
 ///
 /// # Errors
-/// Returns an error if a grant has less than its share, or if Postgres fails.
+/// Returns an error if a grant has less left than its share, or if Postgres fails.
 pub async fn forfeit_lots(connection: &mut PgConnection, shares: &[Share]) -> sqlx::Result<()> {
     let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
     let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
@@ -253,7 +258,8 @@ pub struct StatementLine {
     pub credit: String,
     /// How many credits moved.
     pub amount: Credits,
-    /// UUID of the job or grant that caused the transfer.
+    /// UUID of the job or grant that caused the transfer, or a UUID of its own if an operator took
+    /// credits.
     pub reference: String,
     /// When the credits moved.
     pub at: OffsetDateTime,
@@ -270,14 +276,14 @@ impl StatementLine {
         if !causes.contains(&self.kind.as_str()) {
             return Ok(None);
         }
-        let row = RowId::new("transfers", self.seq);
-        let job = row.parse("ref", &self.reference)?;
+        let row_id = RowId::new("transfers", self.seq);
+        let job = row_id.parse("ref", &self.reference)?;
         Ok(Some(JobId(job)))
     }
 }
 
-/// Lists a tenant's ledger lines, newest first, at most `limit`. With `before`, lists only lines
-/// with a lower number, to continue a list.
+/// Lists a tenant's ledger lines, the highest number first, at most `limit`. With `before`, lists
+/// only lines with a lower number than this, to continue a list.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

@@ -1,5 +1,6 @@
 //! Postgres: pools and roles, migrations, and all SQL, with one file for each group of tables. Most
-//! functions take a connection. Their callers begin and commit the transaction.
+//! functions take a connection. Their callers begin and commit the transaction. Functions that take
+//! a pool run each statement in a transaction of its own.
 
 pub mod admissions;
 pub mod allowances;

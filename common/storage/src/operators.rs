@@ -34,8 +34,9 @@ pub async fn record(
     Ok(())
 }
 
-/// Inserts the key of a request. If another open transaction has inserted the key, waits until it
-/// ends. Returns `false` if that transaction was committed, so the key exists already.
+/// Inserts the key of a request. If another open transaction has inserted the key, waits until that
+/// transaction ends. Returns `false` if the key exists, because a transaction that inserted it was
+/// committed.
 pub async fn claim_key(connection: &mut PgConnection, request: &Request) -> sqlx::Result<bool> {
     let claimed = sqlx::query!(
         "-- operation::claim_key
@@ -48,7 +49,7 @@ pub async fn claim_key(connection: &mut PgConnection, request: &Request) -> sqlx
     Ok(claimed.rows_affected() == 1)
 }
 
-/// Reads what is stored under a key that exists.
+/// Reads what is stored under the key of a request. The key must exist.
 pub async fn key_use(
     connection: &mut PgConnection,
     request: &Request,
@@ -69,6 +70,8 @@ pub async fn key_use(
             location: None,
             body,
         }),
+        // Jobs are never null here: a key without an answer is committed only together with the
+        // jobs that its request has chosen.
         _ => OperatorKeyUse::Chosen {
             jobs: (row.jobs.unwrap_or_default().into_iter())
                 .map(JobId)
@@ -100,7 +103,8 @@ pub async fn choose(
     Ok(())
 }
 
-/// Records the answer. Returns `false` if an answer was recorded before.
+/// Records the answer to a request. Returns `false` and changes nothing if an answer was recorded
+/// before.
 pub async fn keep_answer(
     connection: &mut PgConnection,
     request: &Request,
@@ -120,24 +124,24 @@ pub async fn keep_answer(
     Ok(kept.rows_affected() == 1)
 }
 
-/// Deletes requests of operators that are older than `kept`, and returns their number. There are
-/// few such requests, so one statement deletes all of them.
+/// Deletes requests of operators that are older than `age`, and returns their number. There are few
+/// such requests, so one statement deletes all of them.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
-pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
+pub async fn prune(pool: &PgPool, age: Duration) -> sqlx::Result<u64> {
     let pruned = sqlx::query!(
         "-- operation::prune
         DELETE FROM operator_requests WHERE created_at < now() - make_interval(secs => $1)",
-        kept.as_secs_f64(),
+        age.as_secs_f64(),
     )
     .execute(pool)
     .await?;
     Ok(pruned.rows_affected())
 }
 
-/// Lists up to `limit` audit entries, newest first. With `before`, lists only entries older than
-/// this one.
+/// Lists up to `limit` audit entries, the highest number first. With `before`, lists only entries
+/// with a lower number than this.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -193,7 +197,7 @@ pub async fn resume(connection: &mut PgConnection, id: i64) -> sqlx::Result<bool
     Ok(ended.is_some())
 }
 
-/// Lists the pauses that are in force, oldest first.
+/// Lists the pauses that are in force, in the order of their numbers.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -215,8 +219,8 @@ pub async fn pauses(pool: &PgPool) -> sqlx::Result<Vec<Pause>> {
     Ok(pauses.collect())
 }
 
-/// Reads since when jobs of this tenant and model are paused on all workers. Returns `None` if they
-/// are not paused.
+/// Reads since when jobs of this tenant and model are paused on all workers: the beginning of the
+/// first such pause that is in force. Returns `None` if they are not paused.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -250,11 +254,12 @@ pub async fn is_drained(pool: &PgPool, worker: &str) -> sqlx::Result<bool> {
     .await
 }
 
-/// Freezes or unfreezes a tenant's wallet. Returns `false` if nothing changed.
+/// Freezes or unfreezes a tenant's wallet. The status of a frozen wallet is `restricted`. Returns
+/// `false` if nothing changed.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
-pub async fn freeze(
+pub async fn set_frozen(
     connection: &mut PgConnection,
     tenant: TenantId,
     frozen: bool,
@@ -291,8 +296,8 @@ pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result
     Ok(new.map(JobId))
 }
 
-/// Reads everything that happened to a job, in the order of time, including what was wrong with
-/// each answer of a provider. The result does not contain the prompt.
+/// Reads everything that happened to a job, the earliest first, including what was wrong with each
+/// answer of a provider. The result does not contain the prompt.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -324,7 +329,8 @@ pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEnt
 pub enum OperatorKeyUse {
     /// The same request was answered before. This is its answer.
     Answered(Answer),
-    /// The same bulk action has begun and has no answer yet. It goes on with the jobs that it chose.
+    /// The same request for many jobs has begun and has no answer yet. It goes on with the jobs
+    /// that it has chosen.
     Chosen {
         /// The chosen jobs, in the order in which they are worked on.
         jobs: Vec<JobId>,

@@ -37,14 +37,16 @@ pub struct Row {
     pub key: String,
     /// Whether a receipt says that the object was deleted.
     pub receipted: bool,
-    /// Whether no row names the object.
+    /// Whether no row names the object and no open job may still name it.
     pub unnamed: bool,
-    /// When the object is due for deletion; `None` if it is not.
+    /// When the object is due for deletion, by a planned deletion or else by the tenant's
+    /// retention. `None` if neither says when, or if a legal hold keeps the object.
     pub due_at: Option<OffsetDateTime>,
 }
 
-/// Reads what rows say about these keys of one tenant. `calls` and `jobs` are the ids that each key
-/// contains. This is one statement, so the result shows one moment.
+/// Reads what rows say about these keys of one tenant. `calls` and `jobs` have, for each key, the
+/// id of the call or of the job that the key contains. This is one statement, so the result shows
+/// one moment.
 pub async fn judge(
     connection: &mut PgConnection,
     tenant: TenantId,

@@ -16,8 +16,8 @@ pub async fn recorded(executor: impl PgExecutor<'_>) -> sqlx::Result<Option<Uuid
     .await
 }
 
-/// Whether this database has no tenant and no adopted bucket, so that no file can be lost. The
-/// connection's role must see all tenants.
+/// Whether this database has no tenant and no adopted bucket, so that adopting a bucket can lose no
+/// file. The connection's role must see all tenants.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -30,8 +30,9 @@ pub async fn is_new(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
     .await
 }
 
-/// Takes the lock that lets this database adopt only one bucket at a time, until the transaction ends. Without this lock, two adoptions at the
-/// same time could leave the id of one in the database and the marker of the other in the bucket.
+/// Takes the lock of adoptions until the transaction ends, so that this database adopts only one
+/// bucket at a time. Without this lock, two adoptions at the same time could leave the id of one in
+/// the database and the marker of the other in the bucket.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -45,7 +46,8 @@ pub async fn lock(connection: &mut PgConnection) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Records the id that the bucket's marker must have from now on.
+/// Records the id that the bucket's marker must have from now on, and the bucket's address for
+/// operators.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

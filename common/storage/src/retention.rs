@@ -25,9 +25,9 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
     let Some(row) = row else {
         return Ok(Retention::default());
     };
-    let id = RowId::new("retention", tenant);
+    let row_id = RowId::new("retention", tenant);
     let seconds =
-        |column, value: Option<i64>| value.map(|value| id.convert(column, value)).transpose();
+        |column, value: Option<i64>| value.map(|value| row_id.convert(column, value)).transpose();
     Ok(Retention {
         inputs: seconds("inputs", row.inputs)?,
         originals: seconds("originals", row.originals)?,
@@ -40,7 +40,8 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
 /// Sets how long a tenant's files are kept. This also plans the deletion of files and prompts of
 /// jobs that have ended. A planned deletion never moves to a later time.
 ///
-/// The caller holds the wallet's lock. So no job can end meanwhile, whose files nobody would plan.
+/// The caller holds the wallet's lock, so no job ends at the same time. Otherwise neither
+/// transaction might plan the deletions of that job.
 ///
 /// # Errors
 /// Returns an error if a value does not fit its column, or if Postgres fails.
@@ -49,9 +50,9 @@ pub async fn set(
     tenant: TenantId,
     retention: Retention,
 ) -> sqlx::Result<()> {
-    let id = RowId::new("retention", tenant);
+    let row_id = RowId::new("retention", tenant);
     let seconds = |column, value: Option<u64>| -> sqlx::Result<Option<i64>> {
-        value.map(|value| id.convert(column, value)).transpose()
+        value.map(|value| row_id.convert(column, value)).transpose()
     };
     sqlx::query!(
         "-- retention::set
@@ -84,11 +85,11 @@ pub async fn plan(connection: &mut PgConnection, tenant: TenantId, job: JobId) -
     Ok(())
 }
 
-/// A statement that plans the deletions of files and prompts of a tenant's ended jobs. `$job` is a
-/// further condition. One statement for both uses, with a job that may be null, would read all jobs
-/// of the tenant each time.
+/// A statement that plans the deletions of files and prompts of a tenant's ended jobs. `$condition`
+/// is the SQL of a further condition on the job `j`. One statement for both uses, with a job that
+/// may be null, would read all jobs of the tenant each time.
 macro_rules! plan_deletions {
-    ($job:literal, $($arguments:tt)*) => {
+    ($condition:literal, $($arguments:tt)*) => {
         sqlx::query!(
             r#"-- retention::plan
         INSERT INTO deletions AS planned (tenant_id, job_id, class, object_key, sha256, bytes, due_at)
@@ -104,7 +105,7 @@ macro_rules! plan_deletions {
           SELECT 'prompt', 'job_requests/' || job_id, NULL, octet_length(concat(generation ->> 'prompt', generation ->> 'art_direction')), r.prompts
           FROM job_requests WHERE job_id = j.id AND generation ? 'prompt') file
         WHERE r.tenant_id = $1 AND j.finished_at IS NOT NULL AND file.kept IS NOT NULL "#
-                + $job
+                + $condition
                 + " ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL",
             $($arguments)*
         )
@@ -112,8 +113,8 @@ macro_rules! plan_deletions {
 }
 use plan_deletions;
 
-/// Plans the deletion of an upload that its owner has deleted, or that has expired. Its file is due
-/// now.
+/// Plans the deletion of an upload that its tenant has deleted, or that has expired. Its file is
+/// due from the moment at which the upload was deleted, which is now.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -130,7 +131,7 @@ pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::R
 }
 
 /// Takes up to `limit` files and prompts that are due and under no legal hold. For the time
-/// `lease`, no other worker takes them. Without `files` it takes only prompts, which need no
+/// `lease`, no other worker takes them. If `files` is `false`, takes only prompts, which need no
 /// bucket.
 ///
 /// A row that this version cannot read becomes an inner error, so that the other rows are deleted
@@ -172,8 +173,9 @@ pub async fn take(
         .collect())
 }
 
-/// Hides a file: from now on the API gives no link to the file. This is the first step of its
-/// deletion, so that no client gets a link to an object that is gone.
+/// Hides a file if it is an artifact: from now on the API gives no link to it. This is the first
+/// step of its deletion, so that no client gets a link to an object that is gone. A file of another
+/// kind is not changed.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -207,7 +209,7 @@ pub async fn erase(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()>
 }
 
 /// Turns a planned deletion into a receipt. Must run only after the bucket has confirmed that the
-/// file is gone. A second call changes nothing.
+/// file is gone, or in the transaction that erases the prompt. A second call changes nothing.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -222,8 +224,9 @@ pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<(
     Ok(())
 }
 
-/// Counts the files and prompts that are due and not deleted, without those under a legal hold.
-/// Also returns for how many seconds the oldest of them has been due.
+/// Counts the files and prompts that are due and not deleted, without those under a legal hold, and
+/// the uploads that have expired. Also returns for how many seconds the one that was due first has
+/// been due; 0 if there is none.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -242,8 +245,9 @@ pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> 
     Ok((row.files, row.seconds))
 }
 
-/// Lists up to `limit` receipts of a tenant, newest first. With `job`, lists only receipts of this
-/// job. With `before`, lists only receipts older than this one.
+/// Lists up to `limit` receipts of a tenant, by the number of the deletion, the highest first: the
+/// deletion that was planned last comes first. With `job`, lists only receipts of this job. With
+/// `before`, lists only receipts with a lower number than this.
 ///
 /// # Errors
 /// Returns an error if a row has a value that this version does not know, or if Postgres fails.
@@ -267,14 +271,14 @@ pub async fn receipts(
     .fetch_all(connection)
     .await?;
     let receipts = rows.into_iter().map(|row| {
-        let id = RowId::new("deletions", row.id);
+        let row_id = RowId::new("deletions", row.id);
         Ok(DeletionReceipt {
             id: row.id,
             job: row.job_id.map(JobId),
             upload: row.upload_id.map(UploadId),
-            class: id.parse("class", &row.class)?,
+            class: row_id.parse("class", &row.class)?,
             sha256: (row.sha256)
-                .map(|sha256| id.convert("sha256", sha256))
+                .map(|sha256| row_id.convert("sha256", sha256))
                 .transpose()?,
             bytes: row.bytes,
             due_at: row.due_at,
@@ -311,19 +315,19 @@ pub async fn add_legal_hold(
     .await
 }
 
-/// Removes a legal hold, and returns its job. Returns `None` if the legal hold does not exist or
-/// has ended.
+/// Removes the legal hold with this number, and returns its job. Returns `None` if the legal hold
+/// does not exist or was removed before.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
 pub async fn remove_legal_hold(
     connection: &mut PgConnection,
-    hold: i64,
+    legal_hold: i64,
 ) -> sqlx::Result<Option<JobId>> {
     sqlx::query_scalar!(
         r#"-- retention::lift
         UPDATE holds SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING job_id AS "job: JobId""#,
-        hold
+        legal_hold
     )
     .fetch_optional(connection)
     .await

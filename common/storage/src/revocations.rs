@@ -25,13 +25,14 @@ impl Revocations {
     /// Returns an error if Postgres fails, or if no connection becomes free.
     pub async fn listen(pool: &PgPool) -> sqlx::Result<Self> {
         let mut listener = PgListener::connect_with(pool).await?;
-        // Otherwise it would open another connection by itself, and what is sent in between is lost.
+        // Otherwise it would open another connection by itself after an error, and would not report
+        // that the revocations that were sent in between are lost.
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
         Ok(Self(listener))
     }
 
-    /// Waits for the next key that is revoked, and returns its public part.
+    /// Waits for the next key that is revoked, and returns its id.
     ///
     /// # Errors
     /// Returns an error if the connection is lost. Revocations may then be missed.

@@ -44,10 +44,11 @@ pub async fn all(pool: &PgPool) -> sqlx::Result<i64> {
     .await
 }
 
-/// Adds lines with the number `from` or a higher one to their totals and deletes them, in one
-/// statement, so that total and lines always agree. An advisory lock lets only one worker do this at
-/// a time. Lines of tenants whose files are not counted yet stay, so a caller begins at the lowest
-/// number from time to time.
+/// Moves lines with the number `from` or a higher one into their tenants' totals, the lowest
+/// numbers first, at most 50,000. This is one statement, so no reader sees another sum of total
+/// and lines. An advisory lock lets only one process fold at a time; the others fold nothing
+/// and return at once. Lines of tenants whose files are not counted yet stay, so a caller begins at
+/// the lowest number from time to time.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -85,9 +86,10 @@ pub async fn uncounted(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<TenantId>>
     Ok(tenants.into_iter().map(TenantId).collect())
 }
 
-/// Counts a tenant's files once: the sum of the sizes in its rows, minus its lines, in one
-/// snapshot. Tenants that are older than the totals need this. It also adds the tenant's jobs that
-/// delivered nothing to the list of undelivered inputs. Their time begins now.
+/// Sets the total of a tenant whose files are not counted yet: the sum of the sizes in its rows,
+/// minus its lines, in one snapshot. Tenants that are older than the totals need this. It also adds
+/// the tenant's jobs that delivered nothing to the list of undelivered inputs. The time for which
+/// those inputs are kept begins now.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -124,20 +126,20 @@ pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Res
 }
 
 /// Finds up to `limit` jobs of all tenants that delivered nothing and whose inputs were kept for
-/// `term`, oldest first. The SQL compares with `now()` and not `clock_timestamp()`, because only
-/// then Postgres uses the index.
+/// `max_age`, the longest kept first. The SQL compares with `now()` and not `clock_timestamp()`,
+/// because only then Postgres uses the index.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
 pub async fn undelivered(
     pool: &PgPool,
-    term: Duration,
+    max_age: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<(TenantId, JobId)>> {
     let rows = sqlx::query!(
         "-- storage::undelivered
         SELECT tenant_id, job_id FROM undelivered_inputs WHERE since <= now() - make_interval(secs => $1) ORDER BY since LIMIT $2",
-        term.as_secs_f64(),
+        max_age.as_secs_f64(),
         limit
     )
     .fetch_all(pool)
@@ -148,8 +150,8 @@ pub async fn undelivered(
         .collect())
 }
 
-/// Makes a job's own inputs due for deletion now, and removes the job from the list of undelivered
-/// inputs, in one statement.
+/// Makes the inputs that were sent with a job due for deletion now, and removes the job from the
+/// list of undelivered inputs, in one statement. Uploads that the job used stay.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

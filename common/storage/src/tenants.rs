@@ -46,8 +46,8 @@ pub async fn exists(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
     .await
 }
 
-/// Sets a tenant's weight. Its share of a worker is this many times the share of a tenant with
-/// weight 1.
+/// Sets a tenant's weight. The tenant may have this many times as many slots of a worker as a
+/// tenant with weight 1.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -76,8 +76,9 @@ pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
         .fetch_all(pool)
         .await?;
     let rows = rows.into_iter().map(|row| {
-        let id = RowId::new("tenant_weights", TenantId(row.tenant_id));
-        Ok((TenantId(row.tenant_id), id.convert("weight", row.weight)?))
+        let tenant = TenantId(row.tenant_id);
+        let row_id = RowId::new("tenant_weights", tenant);
+        Ok((tenant, row_id.convert("weight", row.weight)?))
     });
     rows.collect()
 }
@@ -105,21 +106,21 @@ pub async fn insert_key(
     Ok(())
 }
 
-/// Revokes an API key. Returns `false` if this tenant has no such key, or if the key was revoked
-/// before.
+/// Revokes the API key with this id. Returns `false` if this tenant has no such key, or if the key
+/// was revoked before.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
 pub async fn revoke_key(
     connection: &mut PgConnection,
     tenant: TenantId,
-    id: &str,
+    key_id: &str,
 ) -> sqlx::Result<bool> {
     let revoked = sqlx::query!(
         "-- tenant::revoke_key
         UPDATE api_keys SET revoked_at = clock_timestamp() WHERE tenant_id = $1 AND id = $2 AND revoked_at IS NULL",
         tenant as TenantId,
-        id,
+        key_id,
     )
     .execute(connection)
     .await?;

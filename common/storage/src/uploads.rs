@@ -21,9 +21,9 @@ pub async fn insert(
     tenant: TenantId,
     upload: &Upload,
 ) -> sqlx::Result<Option<OffsetDateTime>> {
-    let row = RowId::new("uploads", upload.id);
+    let row_id = RowId::new("uploads", upload.id);
     let file = &upload.file;
-    let (width, height) = width_and_height(&row, file)?;
+    let (width, height) = width_and_height(&row_id, file)?;
     sqlx::query_scalar!(
         "-- upload::insert
         INSERT INTO uploads (id, tenant_id, name, object_key, sha256, bytes, media_type, width, height)
@@ -42,7 +42,8 @@ pub async fn insert(
     .await
 }
 
-/// Reads the uploads with these ids, in no particular order. Leaves out ids that do not exist or are deleted.
+/// Reads the uploads with these ids, in no particular order. Leaves out uploads that do not exist
+/// or are deleted.
 ///
 /// # Errors
 /// Returns an error if a row has a value that this version does not know, or if Postgres fails.
@@ -61,8 +62,8 @@ pub async fn find_existing(
     rows.into_iter().map(Row::into_upload).collect()
 }
 
-/// Lists up to `limit` uploads that are not deleted, newest first. With `before`, lists only
-/// uploads older than this one.
+/// Lists up to `limit` uploads that are not deleted, by id, the highest first. With `before`, lists
+/// only uploads with a lower id than this. An id contains the time at which it was made.
 ///
 /// # Errors
 /// Returns an error if a row has a value that this version does not know, or if Postgres fails.
@@ -116,9 +117,9 @@ pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<b
     Ok(hidden.is_some())
 }
 
-/// Finds up to `limit` uploads of all tenants that have expired by their tenant's retention, oldest
-/// first. Open jobs may still use some of them. The SQL compares with `now()` and not
-/// `clock_timestamp()`, because only then Postgres uses the index.
+/// Finds up to `limit` uploads of all tenants that have expired by their tenant's retention, the
+/// longest unused first. Open jobs may still use some of them. The SQL compares with `now()` and
+/// not `clock_timestamp()`, because only then Postgres uses the index.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -138,11 +139,11 @@ pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, Uploa
         .collect())
 }
 
-/// Finds up to `limit` uploads of tenants that never paid, which no job has used for `max_age`,
-/// oldest first. A tenant counts as having paid if credits of any of its grants were consumed.
-/// `storage_totals` has one row for each tenant, so Postgres looks up the grants once for each tenant
-/// and not once for each upload. The SQL compares with `now()` and not `clock_timestamp()`, because
-/// only then Postgres uses the index.
+/// Finds up to `limit` uploads of tenants that never paid, which no job has used for `max_age`, the
+/// longest unused first. A tenant counts as having paid if credits of any of its grants were
+/// consumed. `storage_totals` has one row for each tenant, so Postgres looks up the grants once for
+/// each tenant and not once for each upload. The SQL compares with `now()` and not
+/// `clock_timestamp()`, because only then Postgres uses the index.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -169,8 +170,8 @@ pub async fn unpaid(
 }
 
 /// Locks an upload that has expired, so that no job can begin to use it until the transaction ends.
-/// It has expired by its tenant's retention, or by `max_unpaid_age` if none of its tenant's credits was ever consumed.
-/// Returns `false` if the upload has not expired or is deleted.
+/// It has expired by its tenant's retention, or by `max_unpaid_age` if none of its tenant's credits
+/// was ever consumed. Returns `false` if the upload has not expired or is deleted.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -262,7 +263,7 @@ struct Row {
 impl Row {
     fn into_upload(self) -> sqlx::Result<Upload> {
         let id = UploadId(self.id);
-        let row = RowId::new("uploads", id);
+        let row_id = RowId::new("uploads", id);
         Ok(Upload {
             id,
             name: self.name,
@@ -274,7 +275,7 @@ impl Row {
                 width: self.width,
                 height: self.height,
             }
-            .file(&row)?,
+            .file(&row_id)?,
             created_at: Some(self.created_at),
         })
     }

@@ -1,9 +1,9 @@
 //! The invariants about data, as queries that return no rows when all is well.
 //!
-//! The numbers are those of the invariants in ARCHITECTURE.md. All queries run in one read-only
-//! snapshot and block no other transaction. Each row they return is one violation in words.
-//! `common::verify::deep` checks whether the bucket contains exactly what the rows name. [`guards`]
-//! checks the guards of the rows, such as policies and constraints.
+//! The numbers are those of the invariants in `docs/invariants.md`. All queries run in one
+//! read-only snapshot and block no other transaction. Each row they return is one violation in
+//! words. `common::verify::deep` checks whether the bucket contains exactly what the rows name.
+//! [`guards`] checks the guards of the rows, such as policies and constraints.
 
 pub mod files;
 pub mod guards;
@@ -32,9 +32,10 @@ pub struct Invariant {
 /// return almost no rows.
 pub const SETTINGS: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL parallel_tuple_cost = 0";
 
-/// SQL of a number in base32 digits, most significant first. `d` has one digit in the low five bits
-/// of each byte. `<<` and `|` have the same precedence in Postgres, so each step shifts the number
-/// so far by five bits and adds the next digit.
+/// SQL of the number that base32 digits stand for, the most significant digit first. The arguments
+/// are the places of the digits in the column `d`, which has one digit in the low five bits of each
+/// byte. `<<` and `|` have the same precedence in Postgres, so each step shifts the number so far
+/// by five bits and adds the next digit.
 macro_rules! number {
     ($($at:literal)*) => {
         concat!("0::bigint", $(" << 5 | (get_byte(d, ", $at, ") & 31)"),*)

@@ -55,18 +55,20 @@ pub static FAILED_AUTHENTICATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     )
 });
 
+/// Registers a counter with labels.
 fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     registered(IntCounterVec::new(Opts::new(name, help), labels))
 }
 
-/// Limits the log lines about a frequent event to one per second, which has the count of the
-/// events. Clones share the count.
+/// Limits the log lines about a frequent event to one a second. The line gives the number of events
+/// in that second. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct OncePerSecond(Arc<AtomicU64>);
 
 impl OncePerSecond {
-    /// Counts an event. One second after the first event, calls the `write` of that event with the
-    /// count of all events since. The `write` of the other events is dropped.
+    /// Counts an event. A first event starts a second. At its end, the `write` of that event is
+    /// called with the number of events in that second. The `write` of the others is dropped. The
+    /// next event is a first event again.
     ///
     /// # Panics
     /// Panics outside a Tokio runtime.

@@ -45,7 +45,7 @@ pub static CALL_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     )
 });
 
-/// Calls to providers that have not ended.
+/// Calls of this worker to providers that have not ended, by model.
 pub static CALLS_IN_FLIGHT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_calls_in_flight",
@@ -143,8 +143,9 @@ pub static API_OVERLOADED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     ))
 });
 
-/// Look-ups of API keys in this api process, by whether the key was remembered (`hit`), was not (`miss`), or none could be
-/// remembered because revocations are not heard of (`bypass`).
+/// Look-ups of API keys in this api process, by how the key was found: remembered (`hit`), asked of
+/// Postgres (`miss`), or asked of Postgres because this process hears of no revocations now, so
+/// that it remembers no key (`bypass`).
 pub static API_KEY_LOOKUPS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(
         Opts::new(
@@ -193,7 +194,7 @@ pub static DELETIONS_LATE: LazyLock<Gauge> = LazyLock::new(|| {
     ))
 });
 
-/// Findings of this worker's last comparison of the ledger with the newest anchor.
+/// How many findings this worker's last comparison of the ledger with the newest anchor had.
 pub static LEDGER_REWRITTEN: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_ledger_rewritten",
@@ -220,18 +221,13 @@ fn registered<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> 
 
 /// Calls that a lane allows in flight at once; all workers share the limit.
 static LANE_LIMIT: LazyLock<GaugeVec> = LazyLock::new(|| {
-    let limit = GaugeVec::new(
+    registered(GaugeVec::new(
         Opts::new(
             "platen_lane_limit",
             "Calls that a lane allows in flight at once.",
         ),
         &["lane"],
-    )
-    .expect("a valid metric");
-    REGISTRY
-        .register(Box::new(limit.clone()))
-        .expect("registered once");
-    limit
+    ))
 });
 
 /// Calls in flight on a lane, of all workers together.
@@ -270,18 +266,16 @@ static SHUT_DOWN: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
+/// Registers a gauge with labels.
 fn gauge(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    let gauge = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid metric");
-    REGISTRY
-        .register(Box::new(gauge.clone()))
-        .expect("registered once");
-    gauge
+    registered(IntGaugeVec::new(Opts::new(name, help), labels))
 }
 
 /// Sets the metrics of lanes. Every worker reports the same values, because the workers share the
 /// state of the lanes.
-pub fn lanes(states: &[LaneState]) {
-    // The label `outcome` changes with the state, so the series of earlier states must be removed.
+pub fn set_lanes(states: &[LaneState]) {
+    // Lanes are removed, and the label `outcome` changes with the state of a lane. So the earlier
+    // series must be removed.
     LANE_UNAVAILABLE.reset();
     LANE_LIMIT.reset();
     LANE_CALLS.reset();
@@ -302,7 +296,7 @@ pub fn lanes(states: &[LaneState]) {
 }
 
 /// Sets the metric of the day on which each offered model is shut down.
-pub fn lifecycle(catalog: &Catalog) {
+pub fn set_shutdown_days(catalog: &Catalog) {
     for model in catalog.models() {
         if let Some(day) = model.shut_down {
             let at = day.midnight().assume_utc().unix_timestamp();
@@ -328,20 +322,16 @@ const QUEUE_BUCKETS: [f64; 14] = [
 /// Histogram buckets in seconds for calls to providers.
 const CALL_BUCKETS: [f64; 10] = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 180.0];
 
+/// Registers a histogram with labels. `buckets` are the upper bounds of its buckets.
 fn histogram(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-    let histogram = HistogramVec::new(
+    registered(HistogramVec::new(
         HistogramOpts::new(name, help).buckets(buckets.to_vec()),
         labels,
-    )
-    .expect("a valid metric");
-    REGISTRY
-        .register(Box::new(histogram.clone()))
-        .expect("registered once");
-    histogram
+    ))
 }
 
-/// The name of every metric that Platen exports. Dashboards may use only these, with their
-/// suffixes.
+/// The name of every metric that Platen exports. Dashboards may use only these names, and those of
+/// histograms with the suffixes `_bucket`, `_sum` and `_count`.
 pub const NAMES: &[&str] = &[
     "platen_queue_seconds",
     "platen_call_seconds",
@@ -401,8 +391,8 @@ pub const NAMES: &[&str] = &[
     "platen_anchor_timestamp_seconds",
 ];
 
-/// The metrics of this process, in Prometheus' text format.
-pub fn process() -> String {
+/// The metrics of this process, as Prometheus text.
+pub fn process_metrics() -> String {
     process::refresh();
     encode(&REGISTRY)
 }

@@ -25,7 +25,7 @@ pub enum LogConfigError {
 }
 
 /// Starts logging to standard error, configured by `PLATEN_LOG` and `PLATEN_LOG_FORMAT`, and the
-/// export of traces where a collector is configured. The caller must keep the returned value until
+/// export of traces if a collector is configured. The caller must keep the returned value until
 /// the process ends. Dropping it sends the last traces.
 ///
 /// # Errors
@@ -38,7 +38,7 @@ pub fn start() -> Result<TraceExporter, LogConfigError> {
         .with_writer(std::io::stderr)
         // Otherwise the library reports a failed write on the same standard error and panics.
         .log_internal_errors(false)
-        .with_ansi(colours(
+        .with_ansi(is_colored(
             std::io::stderr().is_terminal(),
             std::env::var_os("NO_COLOR").as_deref(),
         ))
@@ -61,18 +61,18 @@ pub fn start() -> Result<TraceExporter, LogConfigError> {
     Ok(exporter.unwrap_or_default())
 }
 
-/// Whether log lines are coloured: only on a terminal, and not if `NO_COLOR` has a value
+/// Whether log lines are colored: only on a terminal, and not if `NO_COLOR` has a value
 /// (<https://no-color.org>).
-pub(super) fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+pub(super) fn is_colored(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
-/// Parses `PLATEN_LOG`. A single word must be a level. The library would take any other word as the
-/// name of a part of the program, and log only that part.
+/// Parses `PLATEN_LOG`. A directive without `=` must be a level. The library would take any other
+/// word as the name of a part of the program, and log only that part.
 pub(super) fn filter(text: &str) -> Result<EnvFilter, LogConfigError> {
     let mut directives = Vec::new();
     for directive in text.split(',').map(str::trim) {
-        // Directives with a span or a field are left to the library.
+        // Empty directives are left out. Directives with a span or a field are left to the library.
         if directive.is_empty() || directive.contains(['[', '{']) {
             directives.extend((!directive.is_empty()).then(|| directive.to_owned()));
             continue;
@@ -103,6 +103,7 @@ pub(super) fn level(name: &str) -> Result<&'static str, LogConfigError> {
     Ok(level)
 }
 
+/// Whether log lines are JSON, by `PLATEN_LOG_FORMAT`. The default is text.
 pub(super) fn is_json(format: &str) -> Result<bool, LogConfigError> {
     match format {
         "" | "text" => Ok(false),
@@ -116,10 +117,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_need_a_terminal_and_no_no_color() {
+    fn colors_need_a_terminal_and_no_no_color() {
         let set = |value: &'static str| Some(OsStr::new(value));
-        assert!(colours(true, None) && colours(true, set("")));
-        assert!(!colours(true, set("1")) && !colours(false, None) && !colours(false, set("")));
+        assert!(is_colored(true, None) && is_colored(true, set("")));
+        assert!(!is_colored(true, set("1")) && !is_colored(false, None));
+        assert!(!is_colored(false, set("")));
     }
 
     #[test]

@@ -17,7 +17,7 @@ static BUILD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 
 /// Starts a timer for a step of an attempt. Dropping the timer records the time, also after a
 /// failure.
-pub fn step(name: &str) -> HistogramTimer {
+pub fn start_step_timer(name: &str) -> HistogramTimer {
     STEP_SECONDS.with_label_values(&[name]).start_timer()
 }
 
@@ -91,7 +91,7 @@ pub static RENDER_POOL_SIZE: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// Updates metrics that are read when they are scraped.
+/// Sets the metrics that nobody else sets: the version. Called at each scrape.
 pub(super) fn refresh() {
     BUILD.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 }

@@ -33,7 +33,7 @@ pub(super) const TARGET: &str = "trace";
 /// The variable with the collector's URL.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// The span of a request to the api, in its client's trace.
+/// The span of a request to the api. `parent` is the client's span, if the client sent one.
 pub fn request(method: &str, route: &str, parent: Option<&TraceParent>) -> Span {
     let span = tracing::debug_span!(
         target: TARGET,
@@ -56,7 +56,8 @@ pub fn record_status(span: &Span, status: u16) {
     }
 }
 
-/// The span of one attempt at a job, in the trace in which the job was submitted.
+/// The span of one attempt at a job. `parent` is the span in which the job was submitted, if one
+/// was stored.
 pub fn attempt(job: JobId, fence: i32, model: &str, parent: Option<&TraceParent>) -> Span {
     let span = tracing::debug_span!(
         target: TARGET,
@@ -118,11 +119,11 @@ fn vendor(dialect: Dialect) -> &'static str {
 }
 
 /// The `traceparent` that continues the trace of a span; `None` if the span is not recorded.
-pub fn current(span: &Span) -> Option<TraceParent> {
+pub fn traceparent(span: &Span) -> Option<TraceParent> {
     otlp::traceparent(span)
 }
 
-/// Makes a span a child of the client's span.
+/// Makes a span a child of `parent`, if there is one.
 fn with_parent(span: Span, parent: Option<&TraceParent>) -> Span {
     if let Some(parent) = parent {
         otlp::set_parent(&span, parent);

@@ -35,17 +35,18 @@ impl Canvas {
         self.image
     }
 
-    /// Paints the wall and the floor, lighter around `light_center`. Every pixel is painted.
+    /// Paints the wall and the floor, lighter around `light_center`. `horizon` is the row where they meet. Every pixel
+    /// is painted.
     pub(crate) fn backdrop(&mut self, palette: &Palette, horizon: f32, light_center: Point) {
         let (width, height) = self.size();
         let reach = width.min(height).max(height * 0.6) * 0.95;
-        let across: Vec<f32> = (0..self.image.width())
+        let squares_across: Vec<f32> = (0..self.image.width())
             .map(|x| {
-                let away = (center(x) - light_center.x) / reach;
-                away * away
+                let distance = (center(x) - light_center.x) / reach;
+                distance * distance
             })
             .collect();
-        let stride = across.len() * 3;
+        let stride = squares_across.len() * 3;
         for (y, row) in (0..).zip(self.image.chunks_exact_mut(stride)) {
             let y = center(y);
             let wall = mix(palette.wall_top, palette.wall_foot, ease(y / horizon));
@@ -61,8 +62,8 @@ impl Canvas {
             let strength = if y < horizon { 0.62 } else { 0.5 };
             let seam = ease(((y - horizon).abs() / (height * 0.08)).min(1.0));
             let strength = strength * (0.75 + 0.25 * seam);
-            for (pixel, away) in row.chunks_exact_mut(3).zip(&across) {
-                let glow = (1.0 - away - up * up).max(0.0);
+            for (pixel, square) in row.chunks_exact_mut(3).zip(&squares_across) {
+                let glow = (1.0 - square - up * up).max(0.0);
                 let glow = glow * glow * strength;
                 for ((channel, base), light) in pixel.iter_mut().zip(base).zip(palette.light) {
                     *channel = byte(base + (light - base) * glow);
@@ -79,7 +80,8 @@ impl Canvas {
         });
     }
 
-    /// Draws an upright rectangle with a round top, darker at its left edge, like a niche.
+    /// Draws an upright rectangle with a round top, darker at its left edge, like a niche. Its color changes from
+    /// `head` at the top to `foot` at the bottom.
     pub(crate) fn arch(&mut self, shape: Rect, head: Color, foot: Color) {
         let radius = shape.width / 2.0;
         let middle = Point {
@@ -153,15 +155,16 @@ impl Canvas {
     pub(crate) fn ball(&mut self, middle: Point, radius: f32, color: Color, shade: Color) {
         self.paint(around(middle, radius, radius), |x, y| {
             let (x, y) = ((x - middle.x) / radius, (y - middle.y) / radius);
-            let out = x * x + y * y;
-            let z = (1.0 - out).max(0.0).sqrt();
+            let square = x * x + y * y;
+            let z = (1.0 - square).max(0.0).sqrt();
+            // How much the surface faces the light: its normal (x, y, z), times the direction to the light.
             let lit = -0.45 * x - 0.62 * y + 0.64 * z;
             let dark = ease((0.62 - lit) / 1.25) * 0.62;
             // The pedestal reflects a little light from below.
             let back = ease(y * 0.9 - 0.25) * (1.0 - z) * 0.16;
             let highlight = ease((lit - 0.86) / 0.16) * 0.42;
             let body = mix(mix(color, shade, dark), [255.0; 3], back.max(highlight));
-            (body, coverage((out.sqrt() - 1.0) * radius))
+            (body, coverage((square.sqrt() - 1.0) * radius))
         });
     }
 
@@ -190,14 +193,15 @@ impl Canvas {
             x: at.x.round() + width / 2.0,
             y: at.y.round() + height / 2.0,
         };
-        let round = border * 0.9;
-        let edge = move |x: f32, y: f32, grown: f32| {
-            let across = (x - middle.x).abs() - width / 2.0 - grown + round;
-            let down = (y - middle.y).abs() - height / 2.0 - grown + round;
-            length(across.max(0.0), down.max(0.0)) + across.max(down).min(0.0) - round
+        let corner_radius = border * 0.9;
+        // The distance to the edge of the image, moved outwards by `growth`, with round corners.
+        let edge = move |x: f32, y: f32, growth: f32| {
+            let across = (x - middle.x).abs() - width / 2.0 - growth + corner_radius;
+            let down = (y - middle.y).abs() - height / 2.0 - growth + corner_radius;
+            length(across.max(0.0), down.max(0.0)) + across.max(down).min(0.0) - corner_radius
         };
         let blur = border * 5.0;
-        let grown = around(
+        let shadow_bounds = around(
             Point {
                 x: middle.x,
                 y: middle.y + blur * 0.3,
@@ -205,7 +209,7 @@ impl Canvas {
             width / 2.0 + border + blur,
             height / 2.0 + border + blur,
         );
-        self.paint(grown, |x, y| {
+        self.paint(shadow_bounds, |x, y| {
             let near = 1.0 - edge(x, y - blur * 0.3, border) / blur;
             ([18.0, 14.0, 22.0], ease(near * 0.5) * 0.42)
         });
@@ -219,6 +223,7 @@ impl Canvas {
     /// Blends a color over every pixel of `bounds`. `brush` returns the color and its alpha for the middle of a pixel.
     pub(crate) fn paint(&mut self, bounds: Rect, brush: impl Fn(f32, f32) -> (Color, f32)) {
         let (width, height) = self.image.dimensions();
+        // One pixel more on each side, because a soft edge covers a part of it.
         let left = whole(bounds.left - 1.0).min(width);
         let right = whole(bounds.left + bounds.width + 2.0).min(width);
         let top = whole(bounds.top - 1.0).min(height);

@@ -38,7 +38,7 @@ pub(crate) fn fit_into_box(input: &DynamicImage, width: f32, height: f32) -> Pla
     })
 }
 
-/// Returns the middle of an input image as a square.
+/// Returns the middle of an input image as a square with sides of `side` pixels.
 pub(crate) fn square(input: &DynamicImage, side: f32) -> RgbaImage {
     let input = input.to_rgba8();
     let (width, height) = (float(input.width()), float(input.height()));
@@ -57,6 +57,7 @@ fn cut_out(input: &RgbaImage, width: f32, height: f32) -> Option<PlacedImage> {
     // A small copy is enough to find the product.
     let mut small = resample(input, whole_area(input), 240.0, 240.0);
     let clear = small.pixels().filter(|pixel| pixel.0[3] < 128).count();
+    // If more than 5 % of the pixels are transparent, the product is cut out already.
     let transparent = clear * 20 > small.pixels().len();
     let background = if transparent {
         None
@@ -70,6 +71,7 @@ fn cut_out(input: &RgbaImage, width: f32, height: f32) -> Option<PlacedImage> {
     // The copy of a very narrow input image has other proportions, so there are two scale factors.
     let across = float(input.width()) / float(small.width());
     let down = float(input.height()) / float(small.height());
+    // One pixel of the small copy more on each side, so that the edge of the product is not lost.
     let left = ((found.left - 1.0) * across).max(0.0);
     let top = ((found.top - 1.0) * down).max(0.0);
     let product = Rect {
@@ -124,12 +126,14 @@ fn resample(input: &RgbaImage, part: Rect, width: f32, height: f32) -> RgbaImage
     image
 }
 
-/// A length that ends inside the input image even if the sum was rounded up.
+/// `length`, made shorter if `start + length` was rounded up to more than `end`, so that the part stays inside the
+/// image.
 fn within(start: f32, length: f32, end: u32) -> f64 {
     f64::from(length).min(f64::from(end) - f64::from(start))
 }
 
-/// The color of the background. It is the color of the border, if nearly all of the border has one color.
+/// The color of the background, which is the average of the four corners. Returns `None` if less than 88 % of the
+/// border has about this color.
 fn find_plain_background(image: &RgbaImage) -> Option<[i32; 3]> {
     let background = average_corner(image);
     let border = border(image);
@@ -142,6 +146,7 @@ fn find_plain_background(image: &RgbaImage) -> Option<[i32; 3]> {
     (plain * 100 >= border.len() * 88).then_some(background)
 }
 
+/// The places of the pixels at the border. Each corner is listed twice.
 fn border(image: &RgbaImage) -> Vec<(u32, u32)> {
     let (width, height) = image.dimensions();
     (0..width)
@@ -168,11 +173,11 @@ fn clear_background(image: &mut RgbaImage, background: [i32; 3]) {
             continue;
         }
         // A pixel between the two limits is on the edge of the product, where both colors mix.
-        let kept = (far - MAX_BACKGROUND_DISTANCE)
+        let alpha = (far - MAX_BACKGROUND_DISTANCE)
             .clamp(0, MIN_PRODUCT_DISTANCE - MAX_BACKGROUND_DISTANCE)
             * 255
             / (MIN_PRODUCT_DISTANCE - MAX_BACKGROUND_DISTANCE);
-        pixel.0[3] = u8::try_from(kept).unwrap_or(u8::MAX);
+        pixel.0[3] = u8::try_from(alpha).unwrap_or(u8::MAX);
         if far < MAX_BACKGROUND_DISTANCE {
             let near = [
                 (x.wrapping_sub(1), y),
@@ -207,6 +212,7 @@ fn soften_edge(image: &mut RgbaImage, background: [i32; 3]) {
             pixel.0[3] = u8::try_from(alpha).unwrap_or_default();
             if alpha > 0 {
                 for (channel, background) in pixel.0.iter_mut().zip(background) {
+                    // The divisor has a lower limit, because colors of nearly transparent pixels would become glaring.
                     let own = background + (i32::from(*channel) - background) * 255 / alpha.max(96);
                     *channel = u8::try_from(own.clamp(0, 255)).unwrap_or_default();
                 }
@@ -224,6 +230,7 @@ fn color_distance(pixel: Rgba<u8>, background: [i32; 3]) -> i32 {
         .unwrap_or_default()
 }
 
+/// The average color of the four corners.
 fn average_corner(image: &RgbaImage) -> [i32; 3] {
     let (right, bottom) = (image.width() - 1, image.height() - 1);
     let mut sum = [0; 3];
@@ -235,7 +242,7 @@ fn average_corner(image: &RgbaImage) -> [i32; 3] {
     sum.map(|channel| channel / 4)
 }
 
-/// The smallest box around all pixels that are not transparent.
+/// The smallest box around all pixels that are not nearly transparent (an alpha over 40).
 fn bounds(image: &RgbaImage) -> Option<Rect> {
     let mut found: Option<(u32, u32, u32, u32)> = None;
     for (x, y, pixel) in image.enumerate_pixels() {

@@ -16,14 +16,15 @@ use super::{
 /// The images drawn so far, by width and height, format, and whether they have grain.
 type ImageCache = HashMap<((u32, u32), Format, bool), Bytes>;
 
-/// The images drawn so far: one for each size and format.
+/// The images drawn so far. The lock is held while an image is drawn.
 static IMAGE_CACHE: LazyLock<Mutex<ImageCache>> = LazyLock::new(Mutex::default);
 
-/// The flat image of this width and height. It is drawn once for each size and format, then kept in memory.
+/// An image of one color with this width and height, and the notice at its lower edge. It is drawn once for each size,
+/// format and `grain`, then kept in memory.
 ///
 /// With `grain` each value gets a little noise, so that the file is about as large as that of a photograph.
 pub fn draw_flat(pixels: (u32, u32), format: Format, grain: bool) -> Bytes {
-    // The lock is held while drawing, because waiting is cheaper than drawing the same image twice.
+    // The lock is held meanwhile, because waiting is cheaper than drawing the same image twice.
     let mut cache = IMAGE_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let bytes = cache.entry((pixels, format, grain)).or_insert_with(|| {
         let (width, height) = (float(pixels.0), float(pixels.1));
@@ -37,12 +38,19 @@ pub fn draw_flat(pixels: (u32, u32), format: Format, grain: bool) -> Bytes {
         canvas.paint(everything, |_, _| ([214.0, 208.0, 196.0], 1.0));
         let margin = width.min(height) * 0.056;
         let room = width - margin * 2.0;
-        let letters = 28.0_f32.min(28.0 * room / lettering::width(NOTICE, 28.0));
+        let letter_height = 28.0_f32.min(28.0 * room / lettering::width(NOTICE, 28.0));
         let place = Point {
             x: margin,
-            y: height - margin - letters,
+            y: height - margin - letter_height,
         };
-        canvas.write(NOTICE, place, letters, Weight::Regular, [60.0; 3], 1.0);
+        canvas.write(
+            NOTICE,
+            place,
+            letter_height,
+            Weight::Regular,
+            [60.0; 3],
+            1.0,
+        );
         let mut image = canvas.into_image();
         if grain {
             add_grain(&mut image);

@@ -84,7 +84,7 @@ const NOT_IMAGES: &[(&str, &[u8])] = &[
 
 type Generate = fn() -> Vec<u8>;
 
-/// Images that cannot be decoded, or cannot be decoded within limits.
+/// Images that cannot be decoded, cannot be decoded within limits, or have a size that no job asks for.
 const GENERATED: &[(&str, Generate)] = &[
     // The headers of these files declare sizes that are too large, zero, or wrong.
     ("png_of_65535", || png_sized(65_535, 65_535)),
@@ -108,16 +108,16 @@ const GENERATED: &[(&str, Generate)] = &[
         png_with(|_| chunk(*b"IDAT", b"no pixels at all"))
     }),
     ("png_with_a_wrong_sum", || {
-        png_with(|data| {
-            let mut data = data.to_vec();
-            if let Some(last) = data.last_mut() {
+        png_with(|chunks| {
+            let mut chunks = chunks.to_vec();
+            if let Some(last) = chunks.last_mut() {
                 *last ^= 1;
             }
-            data
+            chunks
         })
     }),
     ("png_of_an_endless_chunk", || {
-        png_with(|data| [&u32::MAX.to_be_bytes(), &data[4..]].concat())
+        png_with(|chunks| [&u32::MAX.to_be_bytes(), &chunks[4..]].concat())
     }),
     ("jpeg_without_tables", || without_jpeg_segments(0xDB)),
     ("jpeg_without_codes", || without_jpeg_segments(0xC4)),
@@ -213,6 +213,7 @@ fn blank(width: u32, height: u32, color: ExtendedColorType) -> Vec<u8> {
 
 /// A PNG whose header declares this size.
 fn png_sized(width: u32, height: u32) -> Vec<u8> {
+    // The signature takes 8 bytes. The chunk IHDR ends at 33, and its fields after the size are at 24 to 29.
     let png = valid_image(ImageFormat::Png);
     let header = [
         &width.to_be_bytes()[..],
@@ -223,12 +224,13 @@ fn png_sized(width: u32, height: u32) -> Vec<u8> {
     [&png[..8], &chunk(*b"IHDR", &header), &png[33..]].concat()
 }
 
-/// A PNG with its pixel data replaced by what `data` returns.
-fn png_with(data: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
+/// A PNG with its IDAT chunks replaced by what `replace` returns for them.
+fn png_with(replace: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let png = valid_image(ImageFormat::Png);
+    // The signature and the chunk IHDR take 33 bytes, the chunk IEND takes 12.
     let (start, rest) = png.split_at(33);
-    let (original_data, end) = rest.split_at(rest.len() - 12);
-    [start, &data(original_data), end].concat()
+    let (pixel_chunks, end) = rest.split_at(rest.len() - 12);
+    [start, &replace(pixel_chunks), end].concat()
 }
 
 /// One chunk of a PNG file.
@@ -245,6 +247,7 @@ fn jpeg_sized(width: u16, height: u16) -> Vec<u8> {
     let mut jpeg = valid_image(ImageFormat::Jpeg);
     let frame = jpeg.windows(2).position(|marker| marker == [0xFF, 0xC0]);
     let frame = frame.expect("a JPEG has a frame");
+    // After the marker (2 bytes), the length (2) and the precision (1).
     jpeg[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
     jpeg[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
     jpeg
@@ -269,7 +272,7 @@ fn without_jpeg_segments(kind: u8) -> Vec<u8> {
     kept
 }
 
-/// A PNG with more chunks before its pixels.
+/// A PNG with these chunks before its pixels.
 fn png_with_chunks(chunks: &[u8]) -> Vec<u8> {
     let png = valid_image(ImageFormat::Png);
     let (start, rest) = png.split_at(33);

@@ -19,7 +19,7 @@ pub(crate) enum Weight {
 }
 
 const RASTER: RasterHeight = RasterHeight::Size32;
-/// Pixels of the raster from the top of its box to the top of a capital.
+/// The height of the raster of a letter, in pixels.
 const RASTER_HEIGHT: f32 = 32.0;
 
 impl Canvas {
@@ -61,7 +61,7 @@ pub(crate) fn width(line: &str, height: f32) -> f32 {
 }
 
 /// Breaks the first words of a text into at most `max_lines` lines of `line_width` pixels. The last line ends in three
-/// dots if the text is longer.
+/// dots if the text is longer. A line has room for at least six letters, and a word that is longer than a line is cut.
 pub(crate) fn wrap(text: &str, height: f32, line_width: f32, max_lines: usize) -> Vec<String> {
     let columns = usize::try_from(whole(line_width / advance(height)))
         .unwrap_or_default()
@@ -99,6 +99,7 @@ fn shorten(line: &str, columns: usize) -> String {
         .to_owned()
 }
 
+/// The width of each letter, in pixels. The font gives all letters the same width.
 fn advance(height: f32) -> f32 {
     let raster = u16::try_from(get_raster_width(FontWeight::Regular, RASTER)).unwrap_or(u16::MAX);
     f32::from(raster) * height / RASTER_HEIGHT

@@ -9,12 +9,16 @@ pub(crate) struct Palette {
     pub(crate) wall_foot: Color,
     pub(crate) floor_far: Color,
     pub(crate) floor_near: Color,
+    /// The color of the wall and the floor where they are lit most.
     pub(crate) light: Color,
+    /// The color of the arch at its top.
     pub(crate) arch: Color,
     pub(crate) arch_foot: Color,
     pub(crate) sun: Color,
     pub(crate) pedestal: Color,
+    /// The color of the large ball.
     pub(crate) accent: Color,
+    /// The color of the small ball.
     pub(crate) second: Color,
     /// The color that shadows fade to.
     pub(crate) shade: Color,
@@ -25,9 +29,9 @@ pub(crate) struct Palette {
 }
 
 impl Palette {
-    /// Chooses a main hue and three more (for the arch, the accent and the second color), each at an angle from it, in one of
-    /// three levels of lightness. The values are in OKLCH, where equal differences look equal, so every seed gives colors that
-    /// fit together.
+    /// Chooses a main hue and three more (for the arch, the accent and the second color), each at an angle from it, in
+    /// one of three styles: pale, full or dark colors. The values are in OKLCH, where equal differences look equal, so
+    /// every seed gives colors that fit together.
     pub(crate) fn from_seed(seed: &[u8; 32]) -> Self {
         let hue = f32::from(seed[0]) / 256.0 * 360.0;
         let arch = hue + [-38.0, 32.0, 150.0, -12.0][usize::from(seed[1] % 4)];

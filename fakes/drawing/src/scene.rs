@@ -25,7 +25,7 @@ pub struct Scene {
     pub inputs: Vec<Input>,
     /// The aspect ratio, such as `16:9`, written into the image.
     pub ratio: String,
-    /// The seed of everything that the other fields leave open, such as the colors.
+    /// The seed of what the other fields leave open: the colors, and the side of the small ball.
     pub seed: [u8; 32],
 }
 
@@ -70,15 +70,15 @@ pub fn draw(scene: &Scene, pixels: (u32, u32), format: Format) -> Vec<u8> {
     encode(&canvas.into_image(), format)
 }
 
-/// Where things stand, in pixels. Most lengths are multiples of `unit`, which is a hundredth of the width of the still
-/// life.
+/// Where things stand, in pixels. Most lengths are multiples of `unit`.
 struct Layout {
     width: f32,
     height: f32,
-    /// Where the wall meets the floor.
+    /// The row where the wall meets the floor.
     horizon: f32,
     /// The middle of the pedestal's foot.
     pedestal_foot: Point,
+    /// A hundredth of the width of the still life.
     unit: f32,
     /// The free border of the image.
     margin: f32,
@@ -89,6 +89,8 @@ struct Layout {
 }
 
 impl Layout {
+    /// In a wide image the still life stands at the right, beside the title. Otherwise it stands in the middle, below
+    /// the title.
     fn new((width, height): (u32, u32)) -> Self {
         #[expect(
             clippy::cast_precision_loss,
@@ -151,11 +153,16 @@ fn arch(canvas: &mut Canvas, palette: &Palette, layout: &Layout) {
     canvas.arch(arch, palette.arch, palette.arch_foot);
 }
 
-/// Draws the pedestal. Returns the middle of its upper face.
-fn pedestal(canvas: &mut Canvas, palette: &Palette, layout: &Layout, products: usize) -> Point {
+/// Draws the pedestal, wider for more than one product. Returns the middle of its upper face.
+fn pedestal(
+    canvas: &mut Canvas,
+    palette: &Palette,
+    layout: &Layout,
+    product_count: usize,
+) -> Point {
     let unit = layout.unit;
     let foot = layout.pedestal_foot;
-    let radius = if products > 1 { 40.0 } else { 29.0 } * unit;
+    let radius = if product_count > 1 { 40.0 } else { 29.0 } * unit;
     let vertical_radius = radius * 0.19;
     let height = 13.0 * unit;
     let shadow = Point {
@@ -177,7 +184,8 @@ fn pedestal(canvas: &mut Canvas, palette: &Palette, layout: &Layout, products: u
     }
 }
 
-/// Draws a large and a small ball, for a request without product images.
+/// Draws a large and a small ball, for a request without product images. An even `choice` puts the small ball to the
+/// right.
 fn still_life(canvas: &mut Canvas, palette: &Palette, layout: &Layout, top: Point, choice: u8) {
     let unit = layout.unit;
     let side = if choice.is_multiple_of(2) { 1.0 } else { -1.0 };
@@ -250,16 +258,17 @@ fn reference_cards(canvas: &mut Canvas, layout: &Layout, inputs: &[&Input]) {
     if inputs.is_empty() {
         return;
     }
-    #[expect(clippy::cast_precision_loss, reason = "at most fourteen")]
+    #[expect(clippy::cast_precision_loss, reason = "a request has few inputs")]
     let count = inputs.len() as f32;
     let gap = layout.margin * 0.3;
     let short = layout.width.min(layout.height);
     let room = layout.width - layout.margin * 2.0;
     let side = (short * 0.135).min((room - gap * (count - 1.0)) / count);
-    let caption = layout.title_height * 0.95;
+    // The cards stand above the notice.
+    let notice_height = layout.title_height * 0.95;
     let mut place = Point {
         x: layout.margin,
-        y: layout.height - layout.margin - caption - side,
+        y: layout.height - layout.margin - notice_height - side,
     };
     for input in inputs {
         let image = cutout::square(&input.image, side);
@@ -268,7 +277,7 @@ fn reference_cards(canvas: &mut Canvas, layout: &Layout, inputs: &[&Input]) {
     }
 }
 
-/// Writes the prompt at the top and the notice at the bottom.
+/// Writes the model's name and the prompt at the top, and the notice and the image's size at the bottom.
 fn write_texts(
     canvas: &mut Canvas,
     palette: &Palette,

@@ -48,7 +48,7 @@ pub(super) fn reply(request: &ImageRequest, plan: &CallPlan) -> Reply {
     }
 }
 
-/// The body of a good reply with its image, and the SHA-256 of the image in hex.
+/// The body of a reply with an image, which has the flaw of the plan's fault, and the SHA-256 of the image in hex.
 fn image_body(request: &ImageRequest, plan: &CallPlan) -> (Value, String) {
     let fault = plan.fault.as_ref();
     let image = generated_image::make(
@@ -63,6 +63,7 @@ fn image_body(request: &ImageRequest, plan: &CallPlan) -> (Value, String) {
     if request.model.thinks {
         parts.push(json!({"text": format!("Considering the composition in {}, then light and colour.", request.scene.ratio), "thought": true}));
         if request.wants_thoughts {
+            // A thought may show a draft, which is smaller than the image.
             let draft = (request.pixels.0 / 4, request.pixels.1 / 4);
             let draft =
                 generated_image::make(&request.scene, draft, request.format, None, plan.style)

@@ -107,6 +107,7 @@ fn text_tokens(request: &Request) -> u32 {
     google::text_tokens(parts.filter_map(|part| part.text.as_deref()))
 }
 
+/// Checks the roles and the parts of all contents. The error is about the first problem.
 fn check_contents(model: &Model, contents: &[Content]) -> Result<(), ApiError> {
     if contents.is_empty() {
         return Err(ApiError::invalid(

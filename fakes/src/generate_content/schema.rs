@@ -24,7 +24,9 @@ enum Kind {
     Enum(&'static str, &'static [&'static str]),
     /// An object of strings.
     Labels,
+    /// An object with these fields.
     One(Message),
+    /// A list of values of this kind.
     Many(&'static Self),
     /// Any value is accepted and not checked.
     Opaque,
@@ -202,10 +204,13 @@ struct Reader {
     package: &'static str,
     /// Fields that this host or version does not have.
     missing: &'static [&'static str],
+    /// A line for each problem found so far.
     problems: Vec<String>,
 }
 
 impl Reader {
+    /// Checks an object, and returns its normal form. `path` is the place of the object in the request, as Google's
+    /// messages name it.
     fn message(&mut self, message: Message, path: &str, value: &Value) -> Value {
         let Value::Object(fields) = value else {
             return self.wrong(path, "Message", value);
@@ -239,6 +244,7 @@ impl Reader {
         Value::Object(read)
     }
 
+    /// Checks a value of this kind, and returns its normal form.
     fn field(&mut self, kind: Kind, path: &str, value: &Value) -> Value {
         match (kind, value) {
             (Kind::Opaque, _)
@@ -284,6 +290,7 @@ impl Reader {
         }
     }
 
+    /// Notes that a value is not of this kind. Returns null in place of the value.
     fn wrong(&mut self, path: &str, kind: &str, value: &Value) -> Value {
         let shown: String = value.to_string().chars().take(120).collect();
         self.problems

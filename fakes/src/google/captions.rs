@@ -3,7 +3,7 @@
 use drawing::Input;
 use image::DynamicImage;
 
-/// How many input images without a caption are products. Further images without a caption are references.
+/// How many input images before the first caption are products. Further images before it are references.
 const MAX_UNCAPTIONED_PRODUCTS: usize = 3;
 
 /// A text or an input image of the user, in the order of the request.
@@ -16,7 +16,7 @@ pub(crate) enum Piece<'a> {
 ///
 /// The protocols have no roles for images, so a client says in a caption what each image is. A text directly before an
 /// image is its caption, unless no other text is left for the prompt. A caption with `reference`, `style` or `model`
-/// makes the image a reference.
+/// makes the image a reference. A caption also counts for the images after it, until the next caption.
 pub(crate) fn read_captions(pieces: Vec<Piece<'_>>) -> (String, Vec<Input>) {
     let is_caption = |(index, piece): (usize, &Piece<'_>)| {
         matches!(piece, Piece::Text(_)) && matches!(pieces.get(index + 1), Some(Piece::Image(_)))
@@ -31,6 +31,7 @@ pub(crate) fn read_captions(pieces: Vec<Piece<'_>>) -> (String, Vec<Input>) {
 
     let mut words = Vec::new();
     let mut inputs: Vec<Input> = Vec::new();
+    // What the latest caption says. `None` before the first caption.
     let mut captioned_as_reference = None;
     for (piece, caption) in pieces.into_iter().zip(captions) {
         match piece {

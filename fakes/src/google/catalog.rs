@@ -81,7 +81,7 @@ const RATIOS: &[Row] = &[
     ("21:9", (1584, 672), (1536, 672)),
 ];
 
-/// The four extreme ratios, which only the newer models make.
+/// The four extreme ratios, which only the newer models make. Gemini 2.5 Flash Image has no pixels for them.
 const EXTREMES: &[Row] = &[
     ("1:4", (512, 2048), (0, 0)),
     ("4:1", (2048, 512), (0, 0)),
@@ -94,13 +94,13 @@ impl Model {
         MODELS.iter().find(|model| model.id == id)
     }
 
-    /// The output size for this size and ratio. The error says what is wrong with them. Without a ratio, the ratio of
-    /// the first input image is used, or 1:1 if there is none.
+    /// The output size for this size and ratio. The error says what is wrong with them. Without a ratio, the ratio
+    /// nearest to that of the first input image is used, or 1:1 if there is no input image.
     pub(crate) fn output_size(
         &self,
         size: Option<&str>,
         ratio: Option<&str>,
-        first: Option<&Input>,
+        first_input: Option<&Input>,
     ) -> Result<OutputSize, String> {
         let size = size.unwrap_or(self.sizes[0].0);
         // Case matters: `1k` is refused, as Google refuses it.
@@ -109,9 +109,9 @@ impl Model {
             .ok_or_else(|| format!("Image size {size} is not supported by {}.", self.id))?;
         let row = match ratio {
             Some(wanted) => self.rows().find(|(name, ..)| *name == wanted),
-            None => first.map_or(RATIOS.first(), |input| self.nearest_ratio(&input.image)),
+            None => first_input.map_or(RATIOS.first(), |input| self.nearest_ratio(&input.image)),
         };
-        let (ratio, gemini_3, gemini_2) = row.ok_or_else(|| {
+        let (ratio, gemini_3, gemini_2_5) = row.ok_or_else(|| {
             let known: Vec<_> = self.rows().map(|(name, ..)| *name).collect();
             format!(
                 "aspect_ratio must be one of {}, got {}.",
@@ -119,7 +119,7 @@ impl Model {
                 ratio.unwrap_or_default()
             )
         })?;
-        let (width, height) = if self.thinks { *gemini_3 } else { *gemini_2 };
+        let (width, height) = if self.thinks { *gemini_3 } else { *gemini_2_5 };
         let pixels = match size {
             "512" => (width / 2, height / 2),
             "2K" => (width * 2, height * 2),
@@ -144,6 +144,7 @@ impl Model {
             .min_by(|a, b| distance(a).total_cmp(&distance(b)))
     }
 
+    /// The ratios that this model makes.
     fn rows(&self) -> impl Iterator<Item = &'static Row> {
         let extreme_rows = if self.makes_extreme_ratios {
             EXTREMES

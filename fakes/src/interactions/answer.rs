@@ -22,7 +22,7 @@ const CONTENT_BLOCKED: (&str, &str) = (
     "content_blocked",
     "Input blocked: The prompt could not be processed.",
 );
-/// Code and sentence of the filter for images.
+/// Code and sentence of the filter for images. In the recorded reply the code is a sentence, too.
 const CONTENT_FILTERED: (&str, &str) = (
     "Unable to show the generated image. The image was filtered out because it violated Google's [Generative AI Prohibited Use policy](https://policies.google.com/terms/generative-ai/use-policy). Try rephrasing the prompt. If you think this was an error, [send feedback](https://ai.google.dev/gemini-api/docs/troubleshooting).",
     "Request blocked due to safety violations (harmful content). Please modify your input and retry.",
@@ -30,7 +30,9 @@ const CONTENT_FILTERED: (&str, &str) = (
 
 /// The work of an interaction.
 pub(super) struct Work {
+    /// The id of the interaction.
     pub(super) id: String,
+    /// When the interaction was created, as [`timestamp`] writes it.
     pub(super) created: String,
     pub(super) request: ImageRequest,
     pub(super) fault: Option<Fault>,
@@ -61,7 +63,7 @@ pub(super) fn running_interaction(work: &Work) -> Value {
     interaction(work, "in_progress")
 }
 
-/// The result of work that was cancelled.
+/// The result of work that was canceled.
 pub(super) fn cancel(work: &Work) -> WorkResult {
     WorkResult::new(interaction(work, "cancelled"), None)
 }
@@ -118,7 +120,7 @@ fn complete(work: &Work, output: Option<(&str, u32)>, content: &[Value]) -> Work
 }
 
 /// The result of failed work, as recorded from the real service. The reason is in `errors` and again in the failed
-/// step.
+/// step, where the code is a number of `google.rpc.Code`.
 fn fail(work: &Work, (code, message): (&str, &str)) -> WorkResult {
     let mut body = interaction(work, "failed");
     body["errors"] = json!([{"code": code, "message": message}]);
@@ -126,7 +128,7 @@ fn fail(work: &Work, (code, message): (&str, &str)) -> WorkResult {
     WorkResult::new(body, None)
 }
 
-/// The result of work that ended in any status without an image. It has the fields of that status.
+/// The result of work that ended without an image, in this status. It has the fields that go with the status.
 fn end_with_status(work: &Work, status: &str) -> WorkResult {
     let mut body = interaction(work, status);
     let mut steps = thoughts(work);
@@ -174,7 +176,7 @@ fn interaction(work: &Work, status: &str) -> Value {
     body
 }
 
-/// The thought steps before the output. They have a summary only if the request asks for it.
+/// The thought before the output, if the model thinks. It has a summary only if the request asks for it.
 fn thoughts(work: &Work) -> Vec<Value> {
     if !work.request.model.thinks {
         return Vec::new();
@@ -191,6 +193,7 @@ fn thoughts(work: &Work) -> Vec<Value> {
     vec![thought]
 }
 
+/// The tokens of one interaction. `output` is its modality and its tokens.
 fn usage(request: &ImageRequest, output: Option<(&str, u32)>) -> Value {
     let image_count = u32::try_from(request.scene.inputs.len()).unwrap_or(u32::MAX);
     let input_image_tokens = image_count.saturating_mul(request.model.tokens_per_input);

@@ -34,10 +34,12 @@ pub(super) struct ImageRequest {
     pub(super) background: bool,
     /// Whether the interaction can be polled later.
     pub(super) store: bool,
+    /// The id of the interaction that this one continues.
     pub(super) previous: Option<String>,
 }
 
 impl ImageRequest {
+    /// Checks a body. The error is the reply to the first problem.
     pub(super) fn read(host: Host, body: &Value) -> Result<Self, Reply> {
         let request: Request = serde_json::from_value(body.clone())
             .map_err(|error| invalid(format!("Invalid request: {error}.")))?;
@@ -196,6 +198,7 @@ fn read_input(input: &Value) -> Result<Vec<Content>, Reply> {
     Ok(contents)
 }
 
+/// A content as a piece of the prompt. An image is decoded.
 fn read_content(content: &Content) -> Result<Piece<'_>, Reply> {
     match content {
         Content::Text { text, .. } => Ok(Piece::Text(text)),
@@ -256,6 +259,7 @@ fn read_format(formats: Option<Value>) -> Result<Option<ImageConfig>, Reply> {
     Ok(None)
 }
 
+/// Refuses a value that is not in the list. A missing value is allowed.
 fn one_of(name: &str, given: Option<&String>, known: &[&str]) -> Result<(), Reply> {
     match given {
         Some(given) if !known.contains(&given.as_str()) => {

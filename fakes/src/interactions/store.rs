@@ -26,7 +26,7 @@ pub(super) struct Store {
 
 struct Interaction {
     id: String,
-    /// The faults of its polls.
+    /// The faults of its next polls, in order. Each has the number of polls that are left for it, or `None` for all.
     polls: Vec<Marker>,
     state: State,
 }
@@ -50,7 +50,7 @@ enum State {
     Ended(Arc<WorkResult>),
 }
 
-/// The state of an interaction when it is polled.
+/// The state of an interaction when it is looked up.
 pub(super) enum LookupResult {
     NotFound,
     Working(Arc<Work>),
@@ -80,6 +80,7 @@ impl Store {
         });
     }
 
+    /// Looks up an interaction.
     pub(super) fn find(&self, id: &str) -> LookupResult {
         let interactions = self.interactions();
         match interactions
@@ -97,15 +98,14 @@ impl Store {
         }
     }
 
-    /// Does the work that is due. If another poll has finished the work meanwhile, returns the
-    /// result of that poll.
+    /// Does the work that is due. If the work has ended meanwhile, returns the earlier result.
     pub(super) fn finish(&self, work: &Work) -> Arc<WorkResult> {
         let result = Arc::new(answer::run(work));
         self.replace(&work.id, Arc::clone(&result))
             .unwrap_or(result)
     }
 
-    /// Ends running work as cancelled. If the work has ended meanwhile, returns its result.
+    /// Ends running work with the status `cancelled`. If the work has ended meanwhile, returns its result.
     pub(super) fn cancel(&self, work: &Work) -> Arc<WorkResult> {
         let cancelled = Arc::new(answer::cancel(work));
         self.replace(&work.id, Arc::clone(&cancelled))
@@ -136,7 +136,7 @@ impl Store {
     }
 
     /// Sets the result of running work. If the work has ended already, returns the earlier result
-    /// and changes nothing.
+    /// and changes nothing. If the interaction is no longer kept, returns `None`, too.
     fn replace(&self, id: &str, result: Arc<WorkResult>) -> Option<Arc<WorkResult>> {
         let mut interactions = self.interactions();
         let interaction = interactions
@@ -166,6 +166,7 @@ impl Store {
     }
 }
 
+/// Drops the oldest interactions beyond [`MAX_INTERACTIONS`], and the oldest with an image beyond [`MAX_IMAGES`].
 fn trim(interactions: &mut VecDeque<Interaction>) {
     while interactions.len() > MAX_INTERACTIONS {
         interactions.pop_front();

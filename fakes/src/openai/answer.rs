@@ -58,6 +58,7 @@ pub(super) fn reply(
         });
     }
     let mut body = json!({"created": now().unix_timestamp(), "data": data});
+    // Only GPT models report these fields.
     if let Some(usage) = &request.usage {
         body["background"] = "opaque".into();
         body["output_format"] = format_name(request.format).into();

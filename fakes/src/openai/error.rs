@@ -7,12 +7,14 @@ use std::time::Duration;
 /// How long a 429 asks to wait by default.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// An error.
+/// An error, with the fields of `OpenAI`'s error object.
 #[derive(Clone, Debug)]
 pub(super) struct ApiError {
     status: u16,
+    /// The `type` of the error.
     kind: &'static str,
     code: Option<String>,
+    /// The field that the error is about.
     param: Option<String>,
     message: String,
     /// How long a 429 asks to wait.
@@ -175,7 +177,7 @@ impl ApiError {
         let body = format!(
             r#"{{"error": {{"message": {message}, "type": {kind}, "param": null, "code": {code}}}}}"#
         );
-        Reply::text(self.status, body).with_outcome("refused_request")
+        Reply::raw_json(self.status, body).with_outcome("refused_request")
     }
 
     fn body(&self) -> Value {

@@ -17,6 +17,7 @@ pub(super) struct Fields {
     values: Map<String, Value>,
     /// Whether the fields come from a form, in which numbers and booleans are text.
     is_form: bool,
+    /// The files of a form. JSON has none.
     pub(super) files: Vec<File>,
 }
 
@@ -30,6 +31,7 @@ pub(super) struct File {
 }
 
 impl Fields {
+    /// Reads the fields of a JSON body.
     pub(super) fn from_json(raw: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(raw) {
             Ok(Value::Object(values)) => Ok(Self {
@@ -45,6 +47,7 @@ impl Fields {
         }
     }
 
+    /// Reads the fields and the files of a multipart form.
     pub(super) async fn from_form(headers: &HeaderMap, raw: Bytes) -> Result<Self, ApiError> {
         let unreadable = |error: &dyn ToString| {
             let sentence = format!("Could not parse multipart form: {}", error.to_string());

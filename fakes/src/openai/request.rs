@@ -10,9 +10,11 @@ use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The limits of `OpenAI`'s API.
+// The limits of `OpenAI`'s API.
 const MAX_PROMPT_CHARACTERS: usize = 32_000;
+/// How many images one request may ask for.
 const MAX_IMAGES: u32 = 10;
+/// How many input images one request may have.
 const MAX_INPUTS: usize = 16;
 const MAX_INPUT_BYTES: usize = 50 * 1024 * 1024;
 const MAX_MASK_BYTES: usize = 4 * 1024 * 1024;
@@ -21,7 +23,7 @@ const MAX_PRODUCTS: usize = 3;
 /// The input tokens of one image in the request.
 const TOKENS_PER_INPUT: u32 = 765;
 
-/// The two operations of the API.
+/// What a request asks for: new images, or an edit of input images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Generate,
@@ -69,7 +71,7 @@ enum Model {
     GptImage2,
     /// GPT Image 2.5, which has more qualities.
     GptImage2Point5,
-    /// A local server.
+    /// A model of a local server.
     Local,
 }
 
@@ -111,8 +113,11 @@ pub(super) struct ImageRequest {
 
 /// The tokens of a request and its reply.
 pub(super) struct Usage {
+    /// The input tokens of the prompt.
     pub(super) text: u32,
+    /// The input tokens of the input images.
     pub(super) images: u32,
+    /// The output tokens of all images.
     pub(super) output: u32,
 }
 
@@ -174,13 +179,14 @@ impl ImageRequest {
             images: u32::try_from(input_images.len()).unwrap_or(u32::MAX) * TOKENS_PER_INPUT,
             output: output_tokens(pixels, quality) * count,
         });
-        let seed = match fields.integer("seed")? {
+        // A given seed is one of the fields that are hashed.
+        let number = match fields.integer("seed")? {
             Some(_) => 0,
             None => number,
         };
         let seed = Sha256::new()
             .chain_update(Value::from(fields.values().clone()).to_string())
-            .chain_update(seed.to_be_bytes())
+            .chain_update(number.to_be_bytes())
             .finalize()
             .into();
         Ok(Self {
@@ -202,6 +208,7 @@ impl ImageRequest {
     }
 }
 
+/// The text of a field that must be there and not be empty.
 fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, ApiError> {
     fields
         .text(name)?
@@ -212,10 +219,16 @@ fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, ApiError> {
         })
 }
 
-fn check_names(verb: Verb, fields: &Fields, name: &str, model: Model) -> Result<(), ApiError> {
+/// Refuses fields that a GPT model does not have. `model_name` is for the error.
+fn check_names(
+    verb: Verb,
+    fields: &Fields,
+    model_name: &str,
+    model: Model,
+) -> Result<(), ApiError> {
     if model == Model::GptImage2 && fields.text("input_fidelity")?.is_some() {
         let sentence =
-            format!("The model '{name}' does not support the 'input_fidelity' parameter.");
+            format!("The model '{model_name}' does not support the 'input_fidelity' parameter.");
         return Err(ApiError::user_error(
             Some("input_fidelity"),
             "invalid_input_fidelity_model",
@@ -278,6 +291,7 @@ fn one_of(
     })
 }
 
+/// The format of the images, with the quality for JPEG.
 fn format(fields: &Fields) -> Result<Format, ApiError> {
     let format = one_of(fields, "output_format", &["png", "jpeg", "webp"])?;
     // OpenAI calls it compression, but it is a quality: 100 is the best one, and the default.
@@ -350,6 +364,7 @@ fn nearest_standard_size(input: &DynamicImage) -> (u32, u32) {
     }
 }
 
+/// The ratio of width and height in lowest terms, such as `3:2`.
 fn ratio((width, height): (u32, u32)) -> String {
     let (mut divisor, mut rest) = (width, height);
     while rest > 0 {
@@ -358,8 +373,8 @@ fn ratio((width, height): (u32, u32)) -> String {
     format!("{}:{}", width / divisor, height / divisor)
 }
 
-/// The output tokens of one image. 1,568 for 1536x864 in high quality is `OpenAI`'s own figure. The other figures are
-/// estimates.
+/// The output tokens of one image, by its number of squares of 32×32 pixels. 1,568 for 1536x864 (1,296 squares) in high
+/// quality is `OpenAI`'s own figure. The other figures are estimates.
 fn output_tokens((width, height): (u32, u32), quality: &str) -> u32 {
     let squares = (width * height).div_ceil(1024);
     match quality {
@@ -371,6 +386,7 @@ fn output_tokens((width, height): (u32, u32), quality: &str) -> u32 {
     }
 }
 
+/// Decodes the input images of an edit, and checks the mask, which the fake does not use.
 fn input_images(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
     let given = |name: &'static str| fields.files.iter().filter(move |file| file.field == name);
     let mut input_images = Vec::new();
@@ -423,6 +439,8 @@ fn input_images(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
     Ok(input_images)
 }
 
+/// Decodes an input image or a mask. Returns `None` if the file is not a valid PNG, JPEG or WebP image, or has a label
+/// that contradicts its bytes.
 fn decode(file: &File) -> Option<DynamicImage> {
     let format = image::guess_format(&file.bytes).ok()?;
     let known = matches!(
@@ -433,7 +451,8 @@ fn decode(file: &File) -> Option<DynamicImage> {
         .content_type
         .as_deref()
         .unwrap_or("application/octet-stream");
-    // `OpenAI` refuses a label that contradicts the bytes as an unsupported mimetype.
+    // `OpenAI` refuses a label that contradicts the bytes as an unsupported mimetype. `application/octet-stream` says
+    // nothing about them.
     let matches = labelled == "application/octet-stream" || labelled == format.to_mime_type();
     if !(known && matches) {
         return None;
@@ -441,6 +460,7 @@ fn decode(file: &File) -> Option<DynamicImage> {
     image::load_from_memory_with_format(&file.bytes, format).ok()
 }
 
+/// The input images for the scene: the first few are products, and the others are references.
 fn inputs(input_images: Vec<DynamicImage>) -> Vec<Input> {
     let inputs = input_images
         .into_iter()

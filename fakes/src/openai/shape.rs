@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use serde_json::{Value, json};
 
-/// Whether the answer has the URL of the image.
+/// Whether an answer in this shape has the URL of the image.
 pub(super) fn is_by_address(name: &str) -> bool {
     matches!(
         name,
@@ -13,7 +13,7 @@ pub(super) fn is_by_address(name: &str) -> bool {
     )
 }
 
-/// The answer in the shape of this name.
+/// The good answer `body` in the shape of this name.
 pub(super) fn reply(name: &str, mut body: Value) -> Reply {
     for image in body["data"].as_array_mut().into_iter().flatten() {
         let data = image["b64_json"].as_str().unwrap_or_default().to_owned();
@@ -43,7 +43,7 @@ pub(super) fn reply(name: &str, mut body: Value) -> Reply {
         shapes::TRAILING => format!("{text}\r\n\r\n<!-- served by a proxy -->\n"),
         _ => text,
     };
-    Reply::text(200, text)
+    Reply::raw_json(200, text)
 }
 
 fn data_uri(data: &str) -> String {

@@ -7,6 +7,7 @@ use super::{DAMAGED, Reason};
 /// F.2.2.5).
 pub(super) struct BitReader<'a> {
     data: &'a [u8],
+    /// The offset of the next byte that is not in `next`.
     at: usize,
     /// The next bits. The first one is the highest.
     next: u64,
@@ -27,7 +28,7 @@ impl<'a> BitReader<'a> {
         }
     }
 
-    /// Makes at least 32 bits available.
+    /// Makes at least 32 bits available. After the end of the data they are zeros.
     #[inline(always)]
     pub(super) fn fill(&mut self) {
         if self.count < 32 {
@@ -35,6 +36,7 @@ impl<'a> BitReader<'a> {
         }
     }
 
+    /// Adds as many whole bytes to `next` as it has room for.
     #[inline(always)]
     fn refill(&mut self) {
         if let Some(word) = self.data.get(self.at..).and_then(|rest| rest.first_chunk()) {
@@ -57,6 +59,7 @@ impl<'a> BitReader<'a> {
         self.refill_slowly();
     }
 
+    /// Reads byte by byte, because one of the next bytes is 0xFF, or the data ends soon.
     #[cold]
     #[inline(never)]
     fn refill_slowly(&mut self) {
@@ -70,7 +73,8 @@ impl<'a> BitReader<'a> {
         }
     }
 
-    /// The next byte. Returns `None` at the end of the data.
+    /// The next byte. Returns `None` at the end of the data, which may be a marker. Several bytes 0xFF before a zero
+    /// byte count as one.
     fn next_byte(&mut self) -> Option<u8> {
         let byte = *self.data.get(self.at)?;
         if byte != 0xFF {
@@ -108,7 +112,8 @@ impl<'a> BitReader<'a> {
         value
     }
 
-    /// Takes a signed number of `count` bits (T.81, F.2.2.1, EXTEND). The lower half of the values is negative.
+    /// Takes a signed number of `count` bits (T.81, F.2.2.1, EXTEND). A value in the lower half stands for a
+    /// negative number.
     #[inline(always)]
     pub(super) fn take_signed(&mut self, count: u32) -> i32 {
         let value = self.take(count);

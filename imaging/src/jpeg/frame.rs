@@ -31,6 +31,7 @@ pub(super) struct Channel {
 }
 
 impl Frame {
+    /// Reads the header.
     pub(super) fn new(data: &[u8], progressive: bool) -> Result<Self, Reason> {
         let [precision, h1, h0, w1, w0, count, channels @ ..] = data else {
             return Err(DAMAGED);
@@ -155,8 +156,10 @@ pub(super) struct Plane {
     /// The number of samples of a row, including those that fill up the last MCU.
     pub(super) stride: usize,
     coefficients: Vec<Block>,
+    /// Those of the channel. `None` before its first scan.
     quantizers: Option<Quantizers>,
 }
+
 impl Plane {
     fn new(frame: &Frame, channel: &Channel) -> Self {
         let across = frame.mcu_counts.0 * channel.sampling.0;
@@ -179,15 +182,16 @@ impl Plane {
         self.quantizers.clone_from(&channel.quantizers);
     }
 
-    /// The coefficients of a block that is not complete yet.
+    /// The coefficients of a block that is not complete yet. `x` and `y` count blocks.
     pub(super) fn block(&mut self, x: usize, y: usize) -> &mut Block {
         &mut self.coefficients[y * (self.stride / BLOCK_SIDE) + x]
     }
 
-    /// Turns a complete block into samples.
+    /// Turns a complete block into samples. `x` and `y` count blocks.
     #[inline(always)]
     pub(super) fn put_block(&mut self, block: &Block, x: usize, y: usize) {
         let at = (y * self.stride + x) * BLOCK_SIDE;
+        // There are quantizers, because only blocks of a scan are complete.
         if let Some(quantizers) = &self.quantizers {
             quantizers.write_samples(block, &mut self.samples[at..], self.stride);
         }

@@ -8,12 +8,12 @@ const LOOKUP_BITS: u32 = 9;
 
 /// A Huffman table, prepared for decoding.
 pub(super) struct HuffmanTable {
-    /// For each value of the next bits: the length of the code that they begin with, and the code's symbol. The length
-    /// is 0 if the code is longer than these bits.
+    /// For each value of the next [`LOOKUP_BITS`] bits: the length of the code that they begin with, and the code's
+    /// symbol. The length is 0 if the code is longer than that.
     symbol_lookup: [(u8, u8); 1 << LOOKUP_BITS],
-    /// For each value of the next bits, if they hold a code and also its coefficient: the number of bits of both, the
-    /// run of zeros before the coefficient, and the coefficient's value. The number of bits is 0 if these bits do not
-    /// hold both.
+    /// For each value of the next [`LOOKUP_BITS`] bits, if they hold a code and also its coefficient: the number of
+    /// bits of both, the run of zeros before the coefficient, and the coefficient's value. The number of bits is 0 if
+    /// these bits do not hold both.
     coefficient_lookup: [(u8, u8, i16); 1 << LOOKUP_BITS],
     /// For each length: the first value of sixteen bits that is above all codes of this length.
     code_limits: [u32; 17],
@@ -37,6 +37,7 @@ impl HuffmanTable {
             .symbols
             .get_mut(..symbols.len())?
             .copy_from_slice(symbols);
+        // The next code, and the index of its symbol.
         let (mut code, mut at) = (0_u32, 0_usize);
         for length in 1..=16_u32 {
             let count = u32::from(code_counts[length as usize - 1]);
@@ -73,6 +74,7 @@ impl HuffmanTable {
             }
             let value =
                 i16::try_from(at >> (LOOKUP_BITS - total) & ((1 << bits) - 1)).expect("few bits");
+            // As in `BitReader::take_signed`.
             let lower = value < 1 << (bits - 1);
             let value = if lower {
                 value - (1 << bits) + 1
@@ -84,7 +86,7 @@ impl HuffmanTable {
     }
 
     /// Takes a code and its coefficient by one lookup: the run of zeros before the coefficient, and its value. Returns
-    /// `None` if they have too many bits for the lookup.
+    /// `None` and takes nothing if they have too many bits for the lookup. Call [`fill`](BitReader::fill) before.
     #[inline(always)]
     pub(super) fn short_coefficient(&self, bits: &mut BitReader<'_>) -> Option<(usize, i16)> {
         let (total, zeros, value) = self.coefficient_lookup[bits.peek(LOOKUP_BITS)];

@@ -21,8 +21,8 @@ impl Block {
 #[derive(Clone)]
 pub(super) struct Quantizers {
     factors: [f32; 64],
-    /// The vector instructions that this machine has.
-    level: Level,
+    /// The vector instructions that this machine has. `dispatch!` runs the code that is compiled for them.
+    vector_level: Level,
 }
 
 type Rows = [[f32; BLOCK_SIDE]; BLOCK_SIDE];
@@ -46,7 +46,7 @@ impl Quantizers {
         });
         Self {
             factors,
-            level: Level::new(),
+            vector_level: Level::new(),
         }
     }
 
@@ -55,15 +55,16 @@ impl Quantizers {
     pub(super) fn write_samples(&self, block: &Block, samples: &mut [u8], stride: usize) {
         // Most blocks of a smooth area have no coefficient but the first, which is the mean. They need no transform.
         if block.0[1..].iter().fold(0, |all, one| all | one) == 0 {
-            let level = level(f32::from(block.0[0]) * self.factors[0]);
+            let mean = level(f32::from(block.0[0]) * self.factors[0]);
             for row in 0..BLOCK_SIDE {
-                samples[row * stride..][..BLOCK_SIDE].fill(level);
+                samples[row * stride..][..BLOCK_SIDE].fill(mean);
             }
             return;
         }
-        dispatch!(self.level, _simd => self.transform(block, samples, stride));
+        dispatch!(self.vector_level, _simd => self.transform(block, samples, stride));
     }
 
+    /// Writes the samples of a block by the whole transform: first across the columns, then across the rows.
     #[inline(always)]
     fn transform(&self, block: &Block, samples: &mut [u8], stride: usize) {
         let mut rows: Rows = [[0.0; BLOCK_SIDE]; BLOCK_SIDE];

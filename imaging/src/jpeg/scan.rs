@@ -29,11 +29,14 @@ pub(super) struct Scan {
     /// The number of low bits that this scan leaves to later scans (T.81: Al). Each coefficient is shifted left by this
     /// number.
     low_bits: u32,
+    /// The number of MCUs between two restart markers. 0 means that there are none. In a scan of one channel each block
+    /// is an MCU.
     restart_interval: usize,
 }
 
 /// A channel of a scan, and its Huffman tables.
 struct ScanChannel {
+    /// The index in [`Frame::channels`].
     channel: usize,
     dc: Option<Arc<HuffmanTable>>,
     ac: Option<Arc<HuffmanTable>>,
@@ -64,6 +67,7 @@ struct BlockState {
 }
 
 impl Scan {
+    /// Reads the header of a scan, and marks the bits in `frame` that the scan holds as read.
     pub(super) fn new(data: &[u8], frame: &mut Frame, tables: &Tables) -> Result<Self, Reason> {
         let (count, rest) = data.split_first().ok_or(DAMAGED)?;
         let (parts, rest) = rest
@@ -92,6 +96,7 @@ impl Scan {
             Kind::DcFirst | Kind::DcRefine => last == 0,
             Kind::AcFirst | Kind::AcRefine => first <= last && last < 64 && *count == 1,
         };
+        // A refinement reads exactly one bit of each coefficient.
         if !fits || low > 13 || (high != 0 && low + 1 != high) || !(1..=4).contains(count) {
             return Err(DAMAGED);
         }
@@ -109,12 +114,12 @@ impl Scan {
                 };
                 let started = &mut frame.channels[channel];
                 started.begin_scan(&tables.quantization)?;
-                for bits in &mut started.unread_low_bits[first..=last] {
+                for unread in &mut started.unread_low_bits[first..=last] {
                     // A scan must continue exactly where the last scan of this coefficient ended.
-                    if bits.unwrap_or(0) != high {
+                    if unread.unwrap_or(0) != high {
                         return Err(DAMAGED);
                     }
-                    *bits = Some(low);
+                    *unread = Some(low);
                 }
                 Ok(part)
             })
@@ -173,8 +178,9 @@ impl Scan {
         }
     }
 
-    /// Calls `each` for all blocks, in the order in which they are stored (T.81, A.2). A scan of one channel has no
-    /// MCUs.
+    /// Calls `each` for all blocks, in the order in which they are stored (T.81, A.2), with the column and the row of
+    /// the block in its channel. In a scan of one channel the blocks are stored row by row. Returns how many bytes they
+    /// took.
     #[inline(always)]
     fn visit(
         &self,
@@ -190,6 +196,7 @@ impl Scan {
             usize,
         ) -> Result<(), Reason>,
     ) -> Result<usize, Reason> {
+        // The size of the channel if the scan has only one. Then blocks that only fill up the last MCU are not stored.
         let single = match &*self.parts {
             [part] => Some(frame.channels[part.channel].size_in_samples),
             _ => None,
@@ -212,6 +219,7 @@ impl Scan {
                     // The markers RST0 to RST7 come in turn. Any other marker means that data is missing.
                     restart = 0xD0 | (restart + 1) & 7;
                 }
+                // Without restarts this wraps around and is not used.
                 until_restart = until_restart.wrapping_sub(1);
                 for part in &self.parts {
                     let plane = &mut planes[part.channel];
@@ -251,10 +259,12 @@ impl Scan {
                     let symbol = table.symbol(bits)?;
                     let (zeros, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
                     if size == 0 {
+                        // Sixteen zeros, and no coefficient after them.
                         if zeros == 15 {
                             at += 16;
                             continue;
                         }
+                        // The rest of the block is zero.
                         break;
                     }
                     (zeros, bits.take_signed(size) as i16)
@@ -292,6 +302,7 @@ impl Scan {
                 block.0[*place] = (bits.take_signed(size) << self.low_bits) as i16;
                 at += 1;
             } else if zeros == 15 {
+                // Sixteen zeros, and no coefficient after them.
                 at += 16;
             } else {
                 state.empty_blocks = empty_run(bits, zeros) - 1;
@@ -377,7 +388,8 @@ fn empty_run(bits: &mut BitReader<'_>, size: u8) -> u32 {
     (1 << size) + bits.take(size.into()) as u32
 }
 
-/// Reads one more bit of a coefficient that is not zero.
+/// Reads one more bit of a coefficient that is not zero. `one` has only this bit. As in libjpeg, a coefficient that has
+/// the bit already does not change.
 #[inline(always)]
 fn refine(bits: &mut BitReader<'_>, coefficient: &mut i16, one: i16) {
     bits.fill();

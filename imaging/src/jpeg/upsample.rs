@@ -16,12 +16,16 @@ pub(super) fn to_rows(
     mut each: impl FnMut(&[u8]),
 ) {
     let (width, height) = (frame.width as usize, frame.height as usize);
+    // One row of pixels.
     let mut line = vec![0; width * planes.len()];
+    // One row of each channel. The last sample of a row is enlarged to up to four values, of which three may be beyond
+    // the width.
     let mut rows = vec![vec![0; width + 3]; planes.len()];
     let mut sums = Vec::with_capacity(width);
-    let level = Level::new();
+    // The vector instructions that this machine has. `dispatch!` runs the code that is compiled for them.
+    let vector_level = Level::new();
     for y in 0..height {
-        dispatch!(level, _simd => {
+        dispatch!(vector_level, _simd => {
             for ((plane, channel), row) in planes.iter().zip(&frame.channels).zip(&mut rows) {
                 let factors = (
                     frame.max_sampling.0 / channel.sampling.0,
@@ -45,8 +49,8 @@ fn write_pixels(model: ColorModel, rows: &[Vec<u8>], line: &mut [u8]) {
                 *pixel = rgb(*luma, *cb, *cr);
             }
         }
-        // Ink is the inverse of brightness, and the file stores the inverse of ink. So only black has to be inverted
-        // here.
+        // Ink is the inverse of brightness, and the file stores the inverse of ink. For colors these two cancel out, so
+        // only black has to be inverted here.
         (ColorModel::Ycck, [luma, cb, cr, black]) => {
             let pixels = line.as_chunks_mut::<4>().0.iter_mut();
             for ((((pixel, luma), cb), cr), black) in pixels.zip(luma).zip(cb).zip(cr).zip(black) {
@@ -66,8 +70,8 @@ fn write_pixels(model: ColorModel, rows: &[Vec<u8>], line: &mut [u8]) {
     }
 }
 
-/// Writes row `y` of a channel, as wide as the image. `factors` are the factors by which the channel is enlarged,
-/// across and down.
+/// Writes row `y` of the image for one channel. `factors` are the factors by which the channel is enlarged, across and
+/// down. `sums` is scratch space.
 #[inline(always)]
 fn upsample_row(
     plane: &Plane,
@@ -80,7 +84,8 @@ fn upsample_row(
     let (width, height) = channel.size_in_samples;
     let row = |y: usize| &plane.samples[y.min(height - 1) * plane.stride..][..width];
     let near = row(y / factors.1);
-    // The row that is the next nearest: the row above for the upper half of a sample, the row below for the lower half.
+    // The next nearest row, for a height that is doubled: the row above for the upper half of a sample, the row below
+    // for the lower half.
     let far = if y.is_multiple_of(2) {
         row((y / 2).saturating_sub(1))
     } else {
@@ -89,11 +94,13 @@ fn upsample_row(
     match factors {
         (1, 1) => out[..width].copy_from_slice(near),
         (1, 2) => {
+            // 1 and 2 in turn, as in libjpeg-turbo, so that rounding errors do not add up.
             let rounding = 1 + (y % 2) as u16;
             for ((out, near), far) in out.iter_mut().zip(near).zip(far) {
                 *out = ((u16::from(*near) * 3 + u16::from(*far) + rounding) >> 2) as u8;
             }
         }
+        // Like libjpeg-turbo, this interpolates across only if there are more than two samples.
         (2, 1) if width > 2 => {
             sums.clear();
             sums.extend(near.iter().map(|near| u16::from(*near)));
@@ -116,6 +123,7 @@ fn upsample_row(
 
 /// Doubles the width. Each result is 3/4 of a sample and 1/4 of its nearer neighbor. In the left and the right half of
 /// a sample, `left` and `right` are added before rounding down. They differ, so that rounding errors do not add up.
+/// `BITS` is 2 if `sums` are samples, and 4 if they are sums of two rows with the weights 3 and 1.
 #[inline(always)]
 fn double_width<const BITS: u16>(sums: &[u16], out: &mut [u8], [left, right]: [u16; 2]) {
     let pairs = out.as_chunks_mut::<2>().0;

@@ -55,7 +55,8 @@ impl Programs {
     }
 }
 
-/// A sentence that says what to install before a private Postgres can start. Returns `None` if it is installed.
+/// A sentence that says what to install before a private Postgres can start. Returns `None` if a version that is new
+/// enough is installed.
 pub fn missing() -> Option<&'static str> {
     (!installed()
         .iter()
@@ -63,7 +64,7 @@ pub fn missing() -> Option<&'static str> {
     .then_some(INSTALL)
 }
 
-/// The installed versions, and the folders that contain both programs: the folder in `PATH`, and the folders of
+/// The installed versions, each with the folder that contains both programs: the folder in `PATH`, and the folders of
 /// Debian's packages, which are not in `PATH`.
 fn installed() -> Vec<(u32, PathBuf)> {
     let in_path =

@@ -32,6 +32,9 @@ struct Arguments {
     /// An older build to measure beside, instead of the peer.
     #[arg(long)]
     base: Option<PathBuf>,
+    /// Measure Platen alone, so without ratios.
+    #[arg(long)]
+    alone: bool,
     /// The folder with the packages of the peer.
     #[arg(long)]
     peer: PathBuf,
@@ -83,6 +86,9 @@ async fn main() -> Result<()> {
         for &scenario in &scenarios {
             // In the other order for each pair, because a machine can become slower or faster while it is measured.
             for side in [pair % 2, 1 - pair % 2] {
+                if side == 1 && arguments.alone {
+                    continue;
+                }
                 let contestant = [&ours, &theirs][side];
                 let figures = Box::pin(scenario.run(contestant, &answers)).await?;
                 table.add(pair, side, &figures);

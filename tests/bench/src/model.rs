@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use base64::Engine;
@@ -49,6 +49,7 @@ struct State {
     calls: AtomicU64,
     open: AtomicUsize,
     most_open: AtomicUsize,
+    first_answer: OnceLock<Instant>,
 }
 
 impl Answers {
@@ -119,6 +120,7 @@ impl Model {
             calls: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
+            first_answer: OnceLock::new(),
         });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, Arc::clone(&state)));
@@ -132,6 +134,11 @@ impl Model {
     /// The greatest number of calls that were open at the same time.
     pub(crate) fn most_open(&self) -> usize {
         self.state.most_open.load(Ordering::Relaxed)
+    }
+
+    /// When the first call was answered.
+    pub(crate) fn first_answer(&self) -> Option<Instant> {
+        self.state.first_answer.get().copied()
     }
 }
 
@@ -168,6 +175,7 @@ async fn generate(
     let _body = request.into_body().collect().await;
     tokio::time::sleep(state.latency).await;
     drop(open);
+    state.first_answer.get_or_init(Instant::now);
     let images = if is_flat {
         &state.answers.flat
     } else {

@@ -47,7 +47,9 @@ impl Row {
             Self::PostgresSubmit => "CPU of Postgres per submit, 64 tenants (ms)",
             Self::PostgresJob => "CPU of Postgres per job, flat images (ms)",
             Self::InFlight => "calls at the same time, of 1,000 that take 20 s",
-            Self::RateDraining => "rate while 1,000 calls end, of the full rate",
+            Self::RateDraining => {
+                "jobs a second from the first of 1,000 answers to the last end, of those of JPEG"
+            }
             Self::MemoryInFlight => "memory of the worker with 1,000 calls, at most (MB)",
             Self::RateFlat => "jobs a second, flat images: the pipeline alone",
             Self::MemoryIdle => "idle memory, api + worker (MB)",

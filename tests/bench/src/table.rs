@@ -60,10 +60,10 @@ impl Table {
                     (least.min(*ratio), greatest.max(*ratio))
                 });
             let ratio = median(ratios);
-            let verdict = if row.goal().is_met(side(0), ratio) {
-                "met"
-            } else {
-                "missed"
+            let verdict = match row.goal().is_met(side(0), ratio) {
+                _ if side(0).is_nan() => "not measured: needs `jpeg`",
+                true => "met",
+                false => "missed",
             };
             println!(
                 "| {} | {:.2} | {:.2} | {ratio:.2} ({least:.2} to {greatest:.2}) | {} | {verdict} |",

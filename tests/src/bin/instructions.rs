@@ -40,6 +40,9 @@ struct Arguments {
     /// Record the counts of this run.
     #[arg(long)]
     record: bool,
+    /// Count fewer of the jobs that take long under Callgrind.
+    #[arg(long, conflicts_with = "record")]
+    short: bool,
 }
 
 /// What is counted.
@@ -52,7 +55,11 @@ struct Point {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { program, record } = Arguments::parse();
+    let Arguments {
+        program,
+        record,
+        short,
+    } = Arguments::parse();
     let mut proof = Proof::default();
     let mut real = Real::start_alone(Options::in_earnest(), 1..=1).await;
     real.orders.program = program;
@@ -62,7 +69,7 @@ async fn main() -> ExitCode {
         ..Switches::default()
     });
     // An error is a violation, because the pipeline must be closed all the same.
-    match compare(&real, record).await {
+    match compare(&real, record, short).await {
         Ok(points) => {
             for (holds, says) in points {
                 proof.check(holds, says);
@@ -75,12 +82,12 @@ async fn main() -> ExitCode {
 }
 
 /// Counts, and compares with what is recorded. Returns for each point whether it holds, and what it says.
-async fn compare(real: &Real, record: bool) -> Result<Vec<(bool, String)>> {
+async fn compare(real: &Real, record: bool, short: bool) -> Result<Vec<(bool, String)>> {
     let folder = tempfile::tempdir()?;
     let mut counts = Counts::new();
     counts.insert("submit".to_owned(), submits(real, folder.path()).await?);
     let mut worker = Counted::start(&real.orders, Role::Worker, folder.path(), "worker").await?;
-    for point in jobs() {
+    for point in jobs(short) {
         let count = of_jobs(real, &mut worker, &point).await?;
         counts.insert(point.name.to_owned(), count);
     }
@@ -100,7 +107,7 @@ async fn compare(real: &Real, record: bool) -> Result<Vec<(bool, String)>> {
 }
 
 /// The jobs that are counted in the worker: from its claim to its settlement.
-fn jobs() -> Vec<Point> {
+fn jobs(short: bool) -> Vec<Point> {
     let small = small_job();
     let mut refused = small.clone();
     refused["prompt"] = json!("[[fault:block:SAFETY]] a glass bottle");
@@ -114,12 +121,12 @@ fn jobs() -> Vec<Point> {
         },
         Point {
             name: "job_1k",
-            count: 20,
+            count: if short { 5 } else { 20 },
             job: small,
         },
         Point {
             name: "job_2k",
-            count: 6,
+            count: if short { 2 } else { 6 },
             job: large,
         },
     ]

@@ -18,6 +18,7 @@ use tests::Options;
 use tests::attack::stage::WITHOUT_RATES;
 use tests::callgrind::Counted;
 use tests::clients::Clients;
+use tests::figures::median;
 use tests::fleet::{Orders, Process, Role};
 use tests::pipeline::small_job;
 use tests::proof::Proof;
@@ -119,11 +120,6 @@ async fn main() -> ExitCode {
         .unwrap();
     proof.close(real.pipeline).await;
     proof.verdict()
-}
-
-fn median(mut ratios: Vec<f64>) -> f64 {
-    ratios.sort_by(f64::total_cmp);
-    ratios[ratios.len() / 2]
 }
 
 fn orders(real: &Real, limits: bool) -> Orders {

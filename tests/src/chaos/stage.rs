@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bucket::Bucket;
 use common::config::{
-    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, UnbilledLimits,
+    Config, DEFAULT_API_MEMORY, DEFAULT_MEMORY, Links, Logins, Ports, Providers, Rates, Timing,
+    UnbilledLimits,
 };
 use common::people::operator::tenants;
 use domain::clock;
@@ -129,6 +130,7 @@ impl Stage {
             bucket: Some(s3::address_within(&store.endpoint(), "", "60s")),
             signing_key: Some("a key for chaos, and for chaos only".into()),
             previous_signing_key: None,
+            master_keys: None,
             operator_key: None,
             links: Links::default(),
             listen: nowhere,
@@ -136,14 +138,15 @@ impl Stage {
             cors_origins: Vec::new(),
             public_url: None,
             trusted_proxies: Vec::new(),
+            private_networks: Vec::new(),
             ports: Ports::default(),
             rates: Rates::default(),
             slots: SLOTS,
             tenant_slots_percent: 100,
             spool: SPOOL_BYTES,
             spool_disk: 0,
-            memory: MEMORY,
-            api_memory: API_MEMORY,
+            memory: DEFAULT_MEMORY,
+            api_memory: DEFAULT_API_MEMORY,
             timing: Timing {
                 lease,
                 ..Timing::default()

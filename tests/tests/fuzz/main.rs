@@ -10,8 +10,10 @@ mod edit;
 mod extractor;
 mod ids;
 mod images;
+mod mail_addresses;
 mod tokens;
 mod traceparent;
+mod urls;
 
 use std::cell::Cell;
 use std::fmt::Debug;

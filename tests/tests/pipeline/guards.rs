@@ -110,8 +110,8 @@ const PLANTS: &[(&str, &str)] = &[
         "rule silently on transfers is not in the list of guards of this schema",
     ),
     (
-        "ALTER TABLE jobs DROP CONSTRAINT charged_is_delivered",
-        "constraint charged_is_delivered on jobs is missing",
+        "ALTER TABLE jobs DROP CONSTRAINT jobs_keep_rules",
+        "constraint jobs_keep_rules on jobs is missing",
     ),
     (
         "DROP INDEX one_grant_per_source_outside",

@@ -30,6 +30,7 @@ mod redis_commands;
 mod refusals;
 mod repeats;
 mod retention;
+mod rules;
 mod runbook;
 mod s3;
 mod schema;

@@ -19,6 +19,7 @@ use storage::database;
 use storage::jobs::Search;
 use tests::pipeline::{OPERATOR_KEY, small_job};
 use tests::{Options, Pipeline};
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
@@ -593,6 +594,48 @@ async fn a_request_for_many_jobs_that_broke_off_goes_on_with_the_same() {
     let rest = json!({"reason": "a test"});
     keyed(&pipeline, "rest", "/v1/admin/jobs/cancel", &rest).await;
     pool.close().await;
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn jobs_are_found_by_the_time_of_their_submit() {
+    let pipeline = Pipeline::start().await;
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        let job: JobId = pipeline.submit(&small_job()).await.parse().unwrap();
+        let at = sqlx::query_scalar("SELECT created_at FROM jobs WHERE id = $1");
+        let at: OffsetDateTime = at.bind(job).fetch_one(&pipeline.reader).await.unwrap();
+        jobs.push((job, at));
+    }
+    let [(first, _), (second, second_at), (third, third_at)] = jobs[..] else {
+        panic!("three were submitted");
+    };
+    let found = async |since: Option<OffsetDateTime>, before: Option<OffsetDateTime>, after| {
+        let search = Search {
+            since,
+            before,
+            after,
+            ..Search::default()
+        };
+        let found = storage::jobs::search(&pipeline.reader, &search, 10).await;
+        let ids = found.unwrap().into_iter().map(|job| job.id);
+        ids.collect::<Vec<JobId>>()
+    };
+    let long = time::Duration::hours(2);
+    let (before_all, after_all) = (second_at - long, second_at + long);
+    assert_eq!(found(Some(second_at), None, None).await, [third, second]);
+    assert_eq!(found(None, Some(second_at), None).await, [first]);
+    assert_eq!(found(Some(second_at), Some(third_at), None).await, [second]);
+    assert_eq!(found(None, Some(third_at), Some(second)).await, [first]);
+    assert_eq!(
+        found(Some(before_all), Some(after_all), None).await,
+        [third, second, first]
+    );
+    assert!(found(Some(after_all), None, None).await.is_empty());
+    assert!(found(None, Some(before_all), None).await.is_empty());
+    for (job, _) in jobs {
+        pipeline.ended(&job.to_string()).await;
+    }
     pipeline.close().await;
 }
 

@@ -39,8 +39,6 @@ const SCHEDULED: &[&str] = &[
     "operation::is_drained",
     "tenant::weights",
     "ownership::recorded",
-    // The pool tests each connection that is given back, when its job goes on already.
-    "database::is_clean",
 ];
 
 fn without_workers() -> Options {
@@ -204,11 +202,12 @@ async fn a_long_snapshot_does_not_make_jobs_read_more() {
     pipeline.close().await;
 }
 
-/// A statement, and the index that it must use. The plan is generic, as those of a worker are, or made for the values.
+/// A statement, and the indexes that it must use. The plan is generic, as those of a worker and of admission are, or made
+/// for the values.
 struct Plan {
     statement: &'static str,
     role: &'static str,
-    /// Values, if the plan is to be made for them.
+    /// Values, if the plan is to be made for them. `{tenant}` is a tenant, `{job}` an early job, `{recent}` a recent one.
     values: Option<&'static str>,
     indexes: &'static [&'static str],
 }
@@ -301,36 +300,135 @@ const PLANS: &[Plan] = &[
         indexes: &["grants_pkey", "wallets_newest"],
     },
     Plan {
+        statement: "admission::read",
+        role: "platen_api",
+        values: None,
+        indexes: &["grants_to_spend", "wallets_newest", "idempotency_keys_pkey"],
+    },
+    Plan {
+        statement: "admission::write",
+        role: "platen_api",
+        values: None,
+        indexes: &["grants_pkey", "wallets_newest"],
+    },
+    Plan {
         statement: "job::list",
         role: "platen_api",
-        values: Some("'00000000-0000-7000-8000-000000000001', NULL, NULL, NULL, NULL, 20"),
+        values: Some("'{tenant}', NULL, NULL, NULL, NULL, 20"),
+        indexes: &["jobs_of_tenant"],
+    },
+    Plan {
+        statement: "job::list",
+        role: "platen_api",
+        values: Some("'{tenant}', '{job}', NULL, NULL, NULL, 20"),
+        indexes: &["jobs_of_tenant"],
+    },
+    Plan {
+        statement: "job::list",
+        role: "platen_api",
+        values: Some("'{tenant}', NULL, 'failed', NULL, NULL, 20"),
+        indexes: &["jobs_of_tenant"],
+    },
+    Plan {
+        statement: "job::list",
+        role: "platen_api",
+        values: Some("'{tenant}', NULL, 'queued', NULL, NULL, 20"),
+        indexes: &["jobs_of_tenant"],
+    },
+    Plan {
+        statement: "job::list",
+        role: "platen_api",
+        values: Some("'{tenant}', NULL, NULL, 'model 1', NULL, 20"),
+        indexes: &["jobs_of_tenant"],
+    },
+    Plan {
+        statement: "job::list",
+        role: "platen_api",
+        values: Some("'{tenant}', NULL, NULL, NULL, 'bottle', 20"),
+        indexes: &["jobs_of_tenant"],
+    },
+    Plan {
+        statement: "job::list",
+        role: "platen_api",
+        values: Some("'{tenant}', '{job}', 'failed', 'model 1', 'bottle', 20"),
         indexes: &["jobs_of_tenant"],
     },
     Plan {
         statement: "job::count_ahead",
         role: "platen_api",
-        values: Some(
-            "'00000000-0000-7000-8000-000000000001', 9000000000000000, '00000000-0000-7000-8000-000000000001'",
-        ),
+        values: Some("'{tenant}', 9000000000000000, '{job}'"),
         indexes: &["jobs_of_tenant_by_turn"],
     },
     Plan {
         statement: "job::search",
         role: "platen_reader",
-        values: Some(
-            "NULL, '00000000-0000-7000-8000-000000000001', NULL, '{}', NULL, NULL, NULL, NULL, 20",
-        ),
+        values: Some("NULL, NULL, NULL, '{}', NULL, NULL, NULL, NULL, NULL, 20"),
+        indexes: &["jobs_pkey"],
+    },
+    Plan {
+        statement: "job::search",
+        role: "platen_reader",
+        values: Some("ARRAY['{job}'::uuid], NULL, NULL, '{}', NULL, NULL, NULL, NULL, NULL, 20"),
+        indexes: &["jobs_pkey"],
+    },
+    Plan {
+        statement: "job::search",
+        role: "platen_reader",
+        values: Some("NULL, '{tenant}', NULL, '{}', NULL, NULL, NULL, NULL, NULL, 20"),
         indexes: &["jobs_of_tenant"],
     },
     Plan {
         statement: "job::search",
         role: "platen_reader",
-        values: Some("NULL, NULL, NULL, '{}', NULL, NULL, NULL, NULL, 20"),
+        values: Some("NULL, '{tenant}', NULL, '{}', 'poison', NULL, NULL, NULL, NULL, 20"),
+        indexes: &["jobs_of_tenant"],
+    },
+    Plan {
+        statement: "job::search",
+        role: "platen_reader",
+        values: Some("NULL, NULL, 'model 1', '{}', NULL, NULL, NULL, NULL, NULL, 20"),
+        indexes: &["jobs_pkey"],
+    },
+    Plan {
+        statement: "job::search",
+        role: "platen_reader",
+        values: Some("NULL, NULL, NULL, '{failed,queued}', NULL, NULL, NULL, NULL, NULL, 20"),
+        indexes: &["jobs_pkey"],
+    },
+    Plan {
+        statement: "job::search",
+        role: "platen_reader",
+        values: Some("NULL, NULL, NULL, '{}', 'unknown', NULL, NULL, NULL, NULL, 20"),
+        indexes: &["jobs_pkey"],
+    },
+    Plan {
+        statement: "job::search",
+        role: "platen_reader",
+        values: Some("NULL, NULL, NULL, '{}', NULL, NULL, NULL, '{job}', NULL, 20"),
+        indexes: &["jobs_pkey"],
+    },
+    Plan {
+        statement: "job::search",
+        role: "platen_reader",
+        values: Some("NULL, NULL, NULL, '{}', 'poison', NULL, now(), '{job}', NULL, 20"),
+        indexes: &["jobs_pkey"],
+    },
+    Plan {
+        statement: "job::search",
+        role: "platen_reader",
+        values: Some(
+            "NULL, NULL, 'no model', '{}', NULL, now() - interval '1 hour', NULL, NULL, '{recent}', 20",
+        ),
         indexes: &["jobs_pkey"],
     },
 ];
 
-/// 200,000 jobs of a thousand tenants, half of them queued. The checks and triggers are off meanwhile.
+/// An early one of [`MANY_JOBS`], a recent one, and one of their tenants.
+const JOB: &str = "019ab6d4-f100-7000-8000-000000000fa0";
+const RECENT_JOB: &str = "019ac265-2580-7000-8000-000000030570";
+const TENANT: &str = "00000000-0000-7000-8000-000000000001";
+
+/// 200,000 jobs of a thousand tenants, a second apart, half of them queued. The checks and triggers are off meanwhile.
 const MANY_JOBS: &str = "
     SET session_replication_role = replica;
     INSERT INTO tenants (id, name) SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'tenant ' || n FROM generate_series(1, 1000) n;
@@ -338,11 +436,13 @@ const MANY_JOBS: &str = "
     INSERT INTO grants (id, tenant_id, source_type, source_id, amount, remaining) SELECT gen_random_uuid(), id, 'promo', 'many', 1, 1 FROM tenants;
     INSERT INTO jobs (id, tenant_id, kind, model, request_id, max_calls, turn, run_after, deadline, price_version, unit_price, n_requested, hold_amount,
                       created_at, state, fence, finished_at, outcome, released)
-    SELECT gen_random_uuid(), ('00000000-0000-7000-8000-' || lpad((1 + n % 1000)::text, 12, '0'))::uuid, 'image', 'model ' || n % 3, 'many', 3,
-           1700000000000000 + n * 1000, now() - interval '1 minute', now() + interval '1 day', 'v', 1, 1, 1, now(),
+    SELECT (lpad(to_hex(1764000000000 + n * 1000), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid,
+           ('00000000-0000-7000-8000-' || lpad((1 + n % 1000)::text, 12, '0'))::uuid, 'image', 'model ' || n % 3, 'many', 3,
+           1764000000000000 + n * 1000000::bigint, now() - interval '1 minute', now() + interval '1 day', 'v', 1, 1, 1, now(),
            CASE WHEN n % 2 = 0 THEN 'queued' ELSE 'failed' END, n % 2, CASE WHEN n % 2 = 1 THEN now() END, CASE WHEN n % 2 = 1 THEN 'unknown' END, n % 2
     FROM generate_series(1, 200000) n;
     INSERT INTO job_requests (job_id, tenant_id, generation) SELECT id, tenant_id, '{\"prompt\": \"x\", \"inputs\": []}' FROM jobs;
+    INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, body) SELECT tenant_id, id, sha256(uuid_send(id)), 202, 'x' FROM jobs;
     INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model, ended_at, outcome)
     SELECT gen_random_uuid(), tenant_id, id, 1, 0, 'p', 'm', now(), 'unknown' FROM jobs WHERE state = 'failed';
     ANALYZE";
@@ -382,11 +482,23 @@ fn indexes(plan: &serde_json::Value, found: &mut Vec<String>) {
 async fn explain(owner: &mut PgConnection, plan: &Plan) -> Vec<String> {
     let (text, parameters) = statement(plan.statement);
     let (mode, values) = match plan.values {
-        Some(values) => ("force_custom_plan", values.to_owned()),
+        Some(values) => (
+            "force_custom_plan",
+            values
+                .replace("{tenant}", TENANT)
+                .replace("{job}", JOB)
+                .replace("{recent}", RECENT_JOB),
+        ),
         None => ("force_generic_plan", vec!["NULL"; parameters].join(", ")),
     };
+    // As `begin_with_wallet` does.
+    let sort = if plan.statement.starts_with("admission::") {
+        "off"
+    } else {
+        "on"
+    };
     let explained = format!(
-        "SET ROLE {}; SET plan_cache_mode = {mode}; SET platen.tenant = '00000000-0000-7000-8000-000000000001';
+        "SET ROLE {}; SET plan_cache_mode = {mode}; SET enable_sort = {sort}; SET platen.tenant = '{TENANT}';
          PREPARE explained AS {text}",
         plan.role
     );
@@ -397,7 +509,7 @@ async fn explain(owner: &mut PgConnection, plan: &Plan) -> Vec<String> {
         .await
         .unwrap();
     owner
-        .execute("DEALLOCATE explained; RESET ROLE")
+        .execute("DEALLOCATE explained; RESET ROLE; RESET enable_sort")
         .await
         .unwrap();
     let mut found = Vec::new();
@@ -417,14 +529,25 @@ async fn hot_statements_read_by_index() {
         let found = explain(&mut owner, plan).await;
         for index in plan.indexes {
             let is_used = found.iter().any(|found| found == index);
-            assert!(is_used, "{} uses {found:?}, not {index}", plan.statement);
+            assert!(
+                is_used,
+                "{} {:?} uses {found:?}, not {index}",
+                plan.statement, plan.values
+            );
         }
         // Such as a partial index of all running jobs for a job that is known by its id.
         let others = found
             .iter()
             .find(|found| found.starts_with("jobs_") && !plan.indexes.contains(&found.as_str()));
         assert_eq!(others, None, "{}", plan.statement);
-        let whole = ["jobs", "job_requests", "calls", "grants", "wallets"];
+        let whole = [
+            "jobs",
+            "job_requests",
+            "calls",
+            "grants",
+            "wallets",
+            "idempotency_keys",
+        ];
         let whole = whole.map(|table| format!("table {table}"));
         assert!(
             !found.iter().any(|found| whole.contains(found)),

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use common::admission::{self, Admission, AdmissionError, Admitted, Member};
+use common::admission::{self, Admission, AdmissionError, AdmissionRequest, Admitted};
 use common::config::UnbilledLimits;
 use common::people::operator::tenants;
 use domain::credits::{Credits, Quote};
@@ -42,11 +42,11 @@ async fn counted(credits: i64) -> (RoundTrips, Pipeline) {
     (trips, Pipeline::start_on(servers, options).await)
 }
 
-/// The statements of submits, without pings, and without the tests of connections that are given back or listen.
+/// The statements of submits, without pings, and without the tests of the connection that listens.
 fn statements(trips: &[RoundTrip]) -> Vec<&[String]> {
     let statements = trips.iter().filter(|trip| !trip.is_ping());
     let statements = statements.map(|trip| &trip.statements[..]);
-    let background = ["tenant::test_listener", "database::is_clean"];
+    let background = ["tenant::test_listener"];
     statements
         .filter(|labels| {
             !labels
@@ -305,9 +305,9 @@ async fn admit_all(
     tenant: TenantId,
     admissions: &[Admission<'_>],
 ) -> Vec<Result<Admitted, AdmissionError>> {
-    let members: Vec<Member<'_>> = admissions
+    let members: Vec<AdmissionRequest<'_>> = admissions
         .iter()
-        .map(|admission| Member {
+        .map(|admission| AdmissionRequest {
             admission,
             answer: &answer,
         })

@@ -570,11 +570,7 @@ impl<'a> Real<'a> {
         books
     }
 
-    async fn begin_for(
-        &self,
-        job: usize,
-        model: &Model,
-    ) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    async fn begin_for(&self, job: usize, model: &Model) -> database::Transaction {
         let tenant = self.owner(job, model);
         database::begin_for(&self.database.worker, tenant)
             .await

@@ -16,8 +16,8 @@ use super::google::{self, Credentials};
 use super::http::{Base64, ExtractedBody, Http, Timeouts, describe_parse_error, excerpt};
 use super::{Answer, CallRequest};
 use wire::{
-    Blob, Content, GenerateContent, GenerationConfig, ImageConfig, ImageOutputOptions, Part, Reply,
-    ThinkingConfig, Usage,
+    Blob, Content, GenerateContent, GenerateContentResponse, GenerationConfig, ImageConfig,
+    ImageOutputOptions, Part, ThinkingConfig, Usage,
 };
 
 /// Ids of answers are cut to this many characters before they are stored.
@@ -50,6 +50,7 @@ impl Body {
     }
 }
 
+/// The fields that both services take.
 fn common_body(request: &CallRequest<'_>) -> GenerateContent {
     let mut parts = vec![Part::text(request.prompt)];
     for input in &request.inputs {
@@ -114,23 +115,23 @@ pub(super) async fn submit(
     }
 }
 
-/// Converts an answer with HTTP 200, which holds an image or the reason why there is none.
+/// Converts a successful answer, which holds an image or the reason why there is none.
 fn parse_answer(dialect: Dialect, body: &ExtractedBody) -> Answer {
-    let reply: Reply = match body.read() {
-        Ok(reply) => reply,
+    let response: GenerateContentResponse = match body.read() {
+        Ok(response) => response,
         Err(error) => {
             let detail = describe_parse_error(&error);
             return Answer::failed(Failure::new(table::class(dialect, "not_json"), detail));
         }
     };
-    let usage = reply.usage_metadata.as_ref();
+    let usage = response.usage_metadata.as_ref();
     let usage: Usage = usage
         .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
         .unwrap_or_default();
     Answer {
-        image: image(dialect, &reply, body),
-        provider_request_id: reply.response_id.map(|id| readable(&id, MAX_ID_LENGTH)),
-        usage: reply.usage_metadata,
+        image: image(dialect, &response, body),
+        provider_request_id: response.response_id.map(|id| readable(&id, MAX_ID_LENGTH)),
+        usage: response.usage_metadata,
         tokens: Tokens {
             input: usage.prompt_token_count.max(0),
             thought: usage.thoughts_token_count.max(0),
@@ -139,18 +140,22 @@ fn parse_answer(dialect: Dialect, body: &ExtractedBody) -> Answer {
 }
 
 /// The image of an answer, or the failure that the answer's finish or block reason stands for.
-fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes, Failure> {
+fn image(
+    dialect: Dialect,
+    response: &GenerateContentResponse,
+    body: &ExtractedBody,
+) -> Result<Bytes, Failure> {
     let failure = |answer_signal: &str, detail: String| {
         Failure::new(table::class(dialect, answer_signal), detail)
     };
-    if let Some(feedback) = &reply.prompt_feedback
+    if let Some(feedback) = &response.prompt_feedback
         && let Some(reason) = &feedback.block_reason
     {
         let detail = format!("prompt blocked: {}", excerpt(reason));
         return Err(failure(&format!("block:{reason}"), detail)
             .with_provider_message(feedback.block_reason_message.as_deref()));
     }
-    let Some(candidate) = reply.candidates.first() else {
+    let Some(candidate) = response.candidates.first() else {
         return Err(failure("empty", "an answer without candidates".to_owned()));
     };
     let finish = candidate.finish_reason.as_deref().unwrap_or("STOP");
@@ -158,7 +163,7 @@ fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes,
         .content
         .as_ref()
         .map_or(&[][..], |content| &content.parts);
-    // Drafts are marked as thoughts, so the result is the last image that is no thought. Some
+    // Drafts are marked as thoughts, so the result is the last image that is not a thought. Some
     // models mark their only image as a thought, too.
     let images = || {
         parts
@@ -177,6 +182,7 @@ fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes,
             body.image(dialect, &blob.data)
         }
         _ => {
+            // The request itself may be the cause, so the lane gets no strikes.
             let detail = format!("finished with {}, without an image", excerpt(finish));
             Err(failure(&format!("finish:{finish}"), detail)
                 .of_the_request()

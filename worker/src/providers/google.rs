@@ -65,7 +65,8 @@ impl Credentials {
         }
     }
 
-    /// Forgets the token after it was refused. The next request gets a new token.
+    /// Forgets the token after it was refused. The next request gets a new token. If the
+    /// credentials cannot be read again, the old ones stay.
     pub(super) fn reset(&self) {
         if let Self::Token(current) = self
             && let Ok(tokens) = access_tokens()
@@ -153,8 +154,8 @@ impl Status {
         reasons.any(|reason| reason.starts_with("API_KEY_"))
     }
 
-    /// Whether waiting does not help, because `google.rpc.QuotaFailure` names a quota of zero or a
-    /// daily quota.
+    /// Whether a retry within a job's time is useless: the message or `google.rpc.QuotaFailure`
+    /// names a quota of zero, or `google.rpc.QuotaFailure` names a daily quota.
     fn is_permanent_quota(&self) -> bool {
         self.message.contains("limit: 0")
             || self

@@ -38,8 +38,9 @@ const MAX_ERROR_BYTES: usize = 1 << 20;
 /// The size of the chunks in which a body is sent. The whole body stays in memory until the last
 /// chunk is sent.
 const UPLOAD_CHUNK_BYTES: usize = 64 << 10;
-/// The number of idle connections that are kept for the next calls.
+/// The number of idle connections to a host that are kept for the next calls.
 const IDLE_CONNECTIONS: usize = 16;
+/// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the answer to a poll or a download may take to begin. It is short, because no model
 /// works meanwhile.
@@ -48,7 +49,9 @@ const GET_TIMEOUT: Duration = Duration::from_secs(30);
 /// The HTTP client of one provider.
 pub(super) struct Http {
     client: reqwest::Client,
+    /// The longest pause in an answer while it is read.
     idle: Duration,
+    /// The memory that answers are read into.
     memory: Memory,
 }
 
@@ -153,8 +156,8 @@ impl Http {
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_LENGTH, length)
-            // A stream of small parts: the client copies what it sends into a buffer of its own, and
-            // it would copy a plain body whole, without a permit for that memory.
+            // A stream of small parts: the client copies what it sends into its own buffer. It
+            // would copy a body of one part whole, without a permit for that memory.
             .body(Body::wrap_stream(stream::iter(
                 chunks.map(Ok::<_, std::convert::Infallible>),
             )))
@@ -169,8 +172,9 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// Returns an error if the request cannot be sent, or if the answer breaks off, is late or too
-    /// large, or pauses for longer than the idle time.
+    /// Returns an error if the request cannot be sent, if no answer begins in time, or if a
+    /// successful answer breaks off, ends late, is too large, or pauses for longer than the idle
+    /// time.
     pub(super) async fn exchange(
         &self,
         request: RequestBuilder,
@@ -181,6 +185,7 @@ impl Http {
         let headers = std::mem::take(response.headers_mut());
         let body = if status.is_success() {
             let permit = self.memory_permit(&response).await?;
+            // Four characters of base64 are three bytes of the file.
             let mut extractor = Base64Extractor::with_capacity(typical_bytes(&response) / 4 * 3);
             let read = self.read(response, time_left, MAX_BODY_BYTES, Some(permit), |chunk| {
                 extractor.push(chunk);
@@ -193,6 +198,7 @@ impl Http {
             let mut text = ErrorText::default();
             let read = self.read(response, time_left, MAX_ERROR_BYTES, None, |chunk| {
                 text.push(chunk);
+                // There is no permit that the text could exceed.
                 0
             });
             // The status classifies the answer even if its text breaks off.
@@ -210,8 +216,9 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// Returns an error if the request cannot be sent, or if the answer breaks off, is late or too
-    /// large, or pauses for longer than the idle time.
+    /// Returns an error if the request cannot be sent, if no answer begins in time, or if a
+    /// successful answer breaks off, ends late, is too large, or pauses for longer than the idle
+    /// time.
     pub(super) async fn download(
         &self,
         request: RequestBuilder,
@@ -233,15 +240,17 @@ impl Http {
         Ok((status, with_permit(file, permit)))
     }
 
-    /// Waits for the memory that an answer takes: its length, but at most the length of a typical
-    /// answer. What is kept of an answer is never longer than the answer.
+    /// Waits for memory for an answer ([`typical_bytes`]). The length of the answer is enough,
+    /// because what is kept of an answer is never longer than the answer.
     async fn memory_permit(&self, response: &Response) -> Result<MemoryPermit, ExchangeError> {
         let permit = self.memory.acquire(typical_bytes(response)).await;
         permit.map_err(|error| ExchangeError::new("stall", error.to_string()))
     }
 
-    /// Reads an answer of at most `max_bytes` to its end. `consume` gets each chunk and returns how
-    /// many bytes are kept so far. If they exceed the permit, the permit takes the overflow.
+    /// Reads an answer of at most `max_bytes` to its end, within `time_left`. `consume` gets each
+    /// chunk and returns how many bytes are kept so far. If they exceed the permit, this function
+    /// waits until the permit may be exceeded ([`MemoryPermit::acquire_overflow`]). Returns the
+    /// permit.
     async fn read(
         &self,
         mut response: Response,
@@ -286,7 +295,8 @@ impl Http {
     }
 }
 
-/// The length of an answer, but at most that of a typical answer, in bytes.
+/// The length of an answer, but at most that of a typical answer, in bytes. An answer that does not
+/// state its length counts as typical.
 fn typical_bytes(response: &Response) -> usize {
     let length = response.content_length();
     let length = length.and_then(|length| usize::try_from(length).ok());
@@ -305,7 +315,8 @@ async fn begin(
     match timeout(first_byte, request.send()).await {
         Ok(Ok(response)) => Ok((response, whole.saturating_sub(started.elapsed()))),
         Ok(Err(error)) => {
-            // In both cases nothing was sent, so the call is free.
+            // If the client could not connect or build the request, nothing was sent, so the call
+            // is free.
             let answer_signal = if error.is_connect() || error.is_builder() {
                 "connect"
             } else {

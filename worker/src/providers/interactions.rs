@@ -1,5 +1,6 @@
 //! The client of Gemini Interactions. The model works in the background, and any worker can poll
-//! the operation.
+//! the operation. Google calls the operation an interaction: the operation's id is the id of the
+//! interaction.
 //!
 //! A refusal is a failed interaction or an HTTP error with one of certain codes. Unknown statuses,
 //! steps and codes never fail to parse.
@@ -53,10 +54,12 @@ impl Interactions {
         })
     }
 
+    /// The URL of all interactions.
     fn url(&self) -> String {
         format!("{}/v1beta/interactions", self.base_url)
     }
 
+    /// Sends a request with the credentials, and reads the answer.
     async fn exchange(
         &self,
         request: RequestBuilder,
@@ -71,13 +74,14 @@ impl Interactions {
         received.map_err(|error| error.into_failure(DIALECT))
     }
 
+    /// Creates an interaction, and converts the answer.
     async fn create(&self, request: CallRequest<'_>) -> Result<Reply, Failure> {
         let body = Body::from_request(&request);
         let (timeout, permit) = request.into_timeout_and_permit();
         let post = self.http.post_json(&self.url(), &body, permit);
         drop(body);
-        // The answer comes at once, as a rule. It may still take as long as an image: without the
-        // operation that it names, the paid image is lost.
+        // As a rule the answer comes at once. It may still take as long as an image takes: without
+        // the operation that the answer names, the paid image would be lost.
         let timeouts = Timeouts::for_generation(timeout);
         let received = self.exchange(post, timeouts).await?;
         if !received.status.is_success() {
@@ -86,6 +90,7 @@ impl Interactions {
         answer::parse(&received.body)
     }
 
+    /// Asks for the state of an interaction. `operation` is its id.
     async fn get(&self, operation: &str, timeout: Duration) -> Result<Reply, Failure> {
         let Some(url) = operation::url(&self.url(), operation) else {
             return Ok(operation_gone("the operation is not usable in a URL"));
@@ -101,7 +106,7 @@ impl Interactions {
             return Err(answer::http_failure(&received));
         }
         Ok(match answer::parse(&received.body)? {
-            // The operation keeps the name under which the call recorded it.
+            // The operation keeps the id that is recorded on the call, whatever id the answer has.
             Reply::Operation(_) => Reply::Operation(operation.to_owned()),
             answered @ Reply::Answered(_) => answered,
         })

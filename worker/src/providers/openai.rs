@@ -31,13 +31,14 @@ pub(super) use wire::Part;
 const BASE_URL: &str = "https://api.openai.com";
 /// The variable that holds the API key, unless the catalogue names another variable.
 const KEY_VARIABLE: &str = "OPENAI_API_KEY";
-/// A longer id of an answer, in bytes, is not stored.
+/// The longest id of an answer that is stored, in bytes.
 const MAX_ID_LENGTH: usize = 500;
 
 /// The client of a provider with the dialect `openai`.
 pub struct OpenAi {
     http: Http,
     base_url: Url,
+    /// `None` for a self-hosted server that needs no key.
     key: Option<SecretString>,
 }
 
@@ -81,10 +82,13 @@ impl OpenAi {
         }
     }
 
+    /// Makes the call, and converts its answer.
     async fn call(&self, mut request: CallRequest<'_>) -> Result<Answer, Failure> {
         let base_url = self.base_url.as_str().trim_end_matches('/');
         let body = Body::from_request(&request);
         let url = format!("{base_url}{}", body.path());
+        // The body has its own references to the files, so that each file can be dropped once it is
+        // sent.
         request.inputs.clear();
         let (timeout, permit) = request.into_timeout_and_permit();
         let post = match body {
@@ -132,8 +136,8 @@ impl OpenAi {
         }
     }
 
-    /// Downloads an image that the server made. If the download fails, the answer counts as
-    /// invalid. It does not count as free, because the provider made the image and may bill it.
+    /// Downloads an image that the server made. If the download fails, the answer counts as invalid
+    /// and not as free, because the provider made the image and may bill it.
     async fn download(&self, image_url: &str, timeout: Duration) -> Result<Bytes, Failure> {
         let url = url_at_provider(&self.base_url, image_url).ok_or_else(|| {
             let detail =

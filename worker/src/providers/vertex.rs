@@ -16,7 +16,9 @@ use super::{CallRequest, Provider, ProviderSettings, Reply, generate_content};
 /// The client of a provider with the dialect `vertex`.
 pub struct Vertex {
     http: Http,
+    /// `None` if the lane's location decides the host.
     base_url: Option<String>,
+    /// The project of lanes that name none.
     project: String,
     credentials: Credentials,
 }
@@ -44,6 +46,7 @@ impl Vertex {
         })
     }
 
+    /// The URL of the request's model, in the project and location of the request's lane.
     fn url(&self, request: &CallRequest<'_>) -> String {
         let Lane {
             project, location, ..

@@ -17,13 +17,14 @@ use super::KIB;
 /// The disk space in which results may wait, in the folder for temporary files (`TMPDIR`).
 pub(super) struct Disk {
     free_kib: Semaphore,
-    /// Held while a result is in memory again, so that this is one result at a time.
+    /// Held while a result from the disk is in memory again, so that only one is at a time.
     in_memory: Mutex<()>,
 }
 
 /// A result in a file, with its share of the space.
 pub(super) struct SpooledFile<'a> {
     file: Arc<File>,
+    /// In bytes.
     length: usize,
     disk: &'a Disk,
     _permit: SemaphorePermit<'a>,
@@ -39,7 +40,7 @@ impl Disk {
     }
 
     /// Moves a result into a file, and drops it from memory. Returns `None` if there is not enough
-    /// space, or if the file cannot be written.
+    /// disk space, or if the file cannot be written.
     pub(super) async fn store(&self, bytes: Bytes) -> Option<SpooledFile<'_>> {
         let length = bytes.len();
         let needed = u32::try_from(length.div_ceil(KIB)).ok()?;

@@ -1,8 +1,9 @@
 //! Compares the newest anchor with the ledgers of all tenants, then writes the next anchor into the
 //! bucket. See [`common::money::anchor`].
 //!
-//! If the ledger differs from its anchor, no new anchor is written until an operator has looked at
-//! the difference, because an anchor of the rewritten ledger would end the alarm.
+//! While the ledger differs from the newest anchor, no new anchor is written. A new anchor would
+//! match the rewritten ledger, and so end the alarm before an operator has looked at the
+//! difference.
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
+/// Compares the newest anchor with the ledger, writes the next anchor if they agree, and sets the
+/// metrics.
 async fn compare_and_write(app: &App) -> Result<(), AnchorError> {
     let (bucket, key) = (app.spool.bucket(), &app.signing_key);
     // The worker's role sees one tenant at a time, but the comparison needs all tenants. The
@@ -34,6 +37,7 @@ async fn compare_and_write(app: &App) -> Result<(), AnchorError> {
         && let Some(name) =
             anchor::write(&reader, bucket, key, Some(app.timing.anchor_every)).await?
     {
+        // The anchor that was just written is the newest.
         newest = storage::anchors::now(&reader).await.map(Some)?;
         tracing::info!(anchor = name, "Wrote an anchor of the ledger");
     }

@@ -1,7 +1,8 @@
 //! Ends jobs whose deadline has passed, and releases their holds.
 //!
-//! If a job has running calls and its tenant has used up the cancel allowance, the deadline is
-//! instead extended once, by the time that the model may take. See [`domain::allowance`].
+//! If a job has running calls and its tenant has used up the cancel allowance, the job does not end
+//! yet: its deadline is extended once, by the time that the model may take. See
+//! [`domain::allowance`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::app::App;
 
 /// The most jobs that are ended in one run.
 const BATCH: i64 = 100;
-/// How long storing and settling may take after the call.
+/// How much longer than the model's timeout the deadline is extended, for storing and settling.
 const SETTLE_TIME: Duration = Duration::from_secs(30);
 /// The timeout that is assumed for a model that is no longer in the catalogue.
 const UNKNOWN_MODEL_TIMEOUT: Duration = Duration::from_mins(3);

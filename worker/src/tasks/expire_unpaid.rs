@@ -2,8 +2,8 @@
 //! jobs that delivered nothing, and uploads of tenants that never paid. These times apply whatever
 //! retention the tenant has set. See `docs/retention.md`.
 //!
-//! Each step plans the deletion of its files, or finds that they are no longer due. So each query
-//! returns fewer files, and the loop ends.
+//! Each step plans the deletion of the files that its query found, or finds that they are no longer
+//! due. So the later queries find fewer files, and the loop ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
+/// Plans the deletion of the inputs of jobs that delivered nothing, if the inputs were kept for
+/// `max_age`.
 async fn plan_inputs(app: &App, max_age: Duration) -> sqlx::Result<()> {
     let mut planned = 0_usize;
     while !app.stop_signal.is_cancelled() {
@@ -52,12 +54,15 @@ async fn plan_inputs(app: &App, max_age: Duration) -> sqlx::Result<()> {
     Ok(())
 }
 
+/// Plans the deletion of one job's inputs.
 async fn plan_job(app: &App, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     storage::stored_bytes::plan_undelivered(&mut transaction, job).await?;
     transaction.commit().await
 }
 
+/// Plans the deletion of uploads of tenants that never paid, if no job has used the uploads for
+/// `max_age`.
 async fn plan_uploads(app: &App, max_age: Duration) -> sqlx::Result<()> {
     let mut planned = 0_u64;
     while !app.stop_signal.is_cancelled() {

@@ -16,7 +16,8 @@ use telemetry::process;
 use super::generate;
 use crate::app::App;
 
-/// How long Redis may be unavailable before due jobs are read from Postgres instead.
+/// How long Redis may be unavailable before due jobs are read from Postgres instead, and then how
+/// long these jobs wait for free slots.
 const REDIS_GRACE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(app: Arc<App>) {
@@ -24,11 +25,12 @@ pub(super) async fn run(app: Arc<App>) {
     let lane_states = app.lanes.states().await;
     // Without Redis nothing is known of the lanes, so each counts as available.
     let states = lane_states.as_deref().unwrap_or_default();
-    telemetry::lanes(states);
+    telemetry::set_lanes(states);
     export_gauges(&app);
     log_lane_changes(&app, states);
     let capacity = domain::lanes::available(&app.catalog, states);
     app.set_capacity(capacity.clone());
+    // The jobs that may start in a slot. `fill_reserve` has other limits.
     let slot_capacity = capacity.clone().without(app.slots.exclusions(false));
     let filled = match lane_states {
         Ok(_) => {
@@ -61,9 +63,11 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
+/// Sets the metrics that show how busy this worker is.
 fn export_gauges(app: &App) {
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let (threads, images) = app.render_pool.capacity_and_load();
+    // Without any lease, none can run out: the metric shows the whole duration.
     let time_left = app.leases.shortest_time_left().unwrap_or(app.timing.lease);
     process::SLOTS.set(count(app.slots.regular));
     process::RESERVE.set(count(app.slots.reserve));
@@ -89,7 +93,8 @@ fn note_redis(app: &App, failed_at: Option<Instant>) -> Option<Instant> {
     *since
 }
 
-/// Logs lanes whose circuit opens or closes. A pause because a provider is busy is not logged.
+/// Logs lanes whose circuit breaker opens or closes. A pause because a provider is busy is not
+/// logged.
 fn log_lane_changes(app: &App, states: &[LaneState]) {
     let unavailable = states.iter().filter_map(|state| {
         let class = state.circuit_open?;
@@ -135,9 +140,9 @@ async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     if wanted == 0 {
         return;
     }
-    // The task that pops from the ready queue may hold every free slot, because its pop still
-    // blocks when Redis refuses writes. The slots become free between two pops, so this waits for a
-    // while.
+    // The task that pops from the ready queue may hold every free slot: if Redis is available and
+    // refuses only writes, its pop still blocks for up to two seconds. The slots become free
+    // between two pops, so this waits for longer than one pop.
     let slots = Arc::clone(&app.slots.free_regular).acquire_many_owned(wanted);
     let Ok(Ok(mut slots)) = tokio::time::timeout(REDIS_GRACE, slots).await else {
         return;

@@ -1,5 +1,6 @@
 //! Folds new storage lines into the tenants' totals. A tenant that was created before Platen kept
-//! totals has none yet: for it, counts once what it stores. See [`domain::storage_limit`].
+//! totals has no total yet, so this task counts once what the tenant stores. See
+//! [`domain::storage_limit`].
 
 use std::sync::Arc;
 

@@ -134,7 +134,7 @@ async fn run_attempt(
         AttemptResult::internal_failure(format!("{error:#}"))
     });
     let verdict = result.decide(claimed, claim_started, app.timing.retry);
-    let _timed = process::step("settle");
+    let _timed = process::start_step_timer("settle");
     let settled = (|| async {
         reach("generate:before_settle").await?;
         let settled = database::with_timeout(settle(app, lease, &verdict)).await?;
@@ -167,7 +167,7 @@ enum AttemptResult {
         failure: Failure,
         artifacts: Vec<Artifact>,
     },
-    /// There is nothing to do for `delay`, because a provider still works or no lane allows a call.
+    /// Nothing has failed, but there is nothing to do for `delay`: see [`OutputResult::Pending`].
     Pending {
         delay: Duration,
         artifacts: Vec<Artifact>,
@@ -202,14 +202,15 @@ impl AttemptResult {
         }
     }
 
-    /// Decides whether there is time for another attempt, and when it starts. If no attempt can
-    /// succeed any more, the job ends now.
+    /// Decides whether there is time for another attempt, and when it starts. If there is not, the
+    /// job ends now. `(min_delay, max_delay)` are the bounds of [`retry_delay`].
     fn decide(
         self,
         claimed: &Claimed,
         claim_started: Instant,
         (min_delay, max_delay): (Duration, Duration),
     ) -> Verdict {
+        // The number of seconds is negative if the deadline has passed.
         let time_left = Duration::try_from_secs_f64(claimed.seconds_left)
             .unwrap_or_default()
             .saturating_sub(claim_started.elapsed());
@@ -217,6 +218,7 @@ impl AttemptResult {
             Self::Decided(verdict) => verdict,
             Self::Retry { failure, artifacts } => {
                 let delay = if failure.class.contract().retry_on_other_lane {
+                    // The failure concerns only its lane. Another lane can be called at once.
                     Duration::ZERO
                 } else {
                     retry_delay(claimed.calls_made, min_delay, max_delay)
@@ -226,6 +228,7 @@ impl AttemptResult {
                     Verdict::Retry(delay, failure)
                 } else if artifacts.is_empty() {
                     Verdict::GiveUp(failure)
+                // A later attempt must still have the time to deliver these images.
                 } else if delay + DELIVERY_MARGIN < time_left {
                     Verdict::Retry(delay, failure)
                 } else {
@@ -300,6 +303,7 @@ async fn work(
     first_request: Option<Generation>,
     lease: &HeldLease,
 ) -> anyhow::Result<AttemptResult> {
+    // The number of seconds is negative if the deadline has passed.
     let deadline =
         Instant::now() + Duration::try_from_secs_f64(claimed.seconds_left).unwrap_or_default();
     database::with_timeout(reach("generate:after_claim")).await?;
@@ -308,6 +312,7 @@ async fn work(
         None => database::with_timeout(load(app, claimed)).await?,
     };
 
+    // The prompt may have been deleted at the end of its retention.
     let Some(Generation::Image(request)) = generation else {
         return Ok(AttemptResult::give_up(
             Class::BadRequest,
@@ -356,7 +361,7 @@ async fn load(
 }
 
 /// Combines the results of all outputs. An output that may still succeed keeps the job open. The
-/// images of the other outputs are not lost then, because the next attempt adopts them.
+/// images of the other outputs are not lost then, because the next attempt uses them again.
 fn combine(results: Vec<OutputResult>) -> AttemptResult {
     let mut artifacts = Vec::new();
     let mut shortfall: Option<Failure> = None;
@@ -395,16 +400,18 @@ fn combine(results: Vec<OutputResult>) -> AttemptResult {
     }
 }
 
-/// The delay before the next attempt: exponential, with jitter, and longer the more calls were
-/// made. Throttled calls do not count here, because their lane delays the job.
-fn retry_delay(calls: i32, min_delay: Duration, max_delay: Duration) -> Duration {
-    let steps = usize::try_from(calls.saturating_add(1)).unwrap_or(1);
+/// The delay before the next attempt, at most `max_delay`. It grows exponentially from `min_delay`
+/// with the number of calls that the job has made, and has jitter. Throttled calls do not count
+/// here, because their lane delays the job.
+fn retry_delay(calls_made: i32, min_delay: Duration, max_delay: Duration) -> Duration {
+    let steps = usize::try_from(calls_made.saturating_add(1)).unwrap_or(1);
     let delays = ExponentialBuilder::default()
         .with_min_delay(min_delay)
         .with_max_delay(max_delay)
         .with_jitter()
         .with_max_times(steps)
         .build();
+    // Jitter may exceed the maximum.
     delays.last().unwrap_or(max_delay).min(max_delay)
 }
 

@@ -22,11 +22,12 @@ const BATCH: i64 = 100;
 /// its workers too often.
 pub(super) async fn run(app: Arc<App>) {
     let lease = app.timing.lease;
-    let claims = &app.low_water.claims;
+    let mark = &app.low_water.claims;
     let query = async {
-        let since = claims.start();
+        let since = mark.start();
         let found = storage::jobs::expired_leases(&app.pool, lease, BATCH, since).await?;
-        claims.set(storage::jobs::running_since(&app.pool, since).await?);
+        // The jobs that were found are still running, so the new mark is not above them.
+        mark.set(storage::jobs::running_since(&app.pool, since).await?);
         Ok::<_, sqlx::Error>(found)
     };
     let found = match database::with_timeout(query).await {
@@ -52,8 +53,9 @@ pub(super) async fn run(app: Arc<App>) {
 /// Notes that the database answered, and returns whether expired leases may be reaped.
 fn note_database_answer(app: &App) -> bool {
     let lease = app.timing.lease;
-    // Workers renew a lease three times while it lasts, so a gap of half the time between two
-    // renewals endangers no lease. A few runs of the reaper that start late are no gap either.
+    // Workers renew a lease three times while it lasts. A sixth of the lease is half the time
+    // between two renewals, so a gap of this length endangers no lease. A few runs of the reaper
+    // that start late are no gap either.
     let max_gap = (lease / 6).max(app.timing.reap_every * 3);
     let mut contact = app
         .database_contact

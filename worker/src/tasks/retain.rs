@@ -66,8 +66,8 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
-/// Plans the deletion of uploads that expired. Each step leaves fewer such uploads, so the loop
-/// ends.
+/// Plans the deletion of uploads that expired by their tenant's retention. Each step leaves fewer
+/// such uploads, so the loop ends.
 async fn expire_uploads(app: &App) -> sqlx::Result<()> {
     let mut planned = 0_u64;
     while !app.stop_signal.is_cancelled() {
@@ -92,8 +92,8 @@ async fn expire_uploads(app: &App) -> sqlx::Result<()> {
 }
 
 /// Deletes the files and prompts that are due, and returns how many of them have a receipt now. The
-/// bucket's owner is checked before and after, because a missing file proves nothing if the bucket
-/// was swapped meanwhile.
+/// caller has checked the bucket's owner before. This function checks it again before it writes the
+/// receipts of files, because a missing file proves nothing if the bucket was swapped meanwhile.
 async fn delete_due(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
     let deleted = stream::iter(due)
         .map(|due| delete_one(app, due))
@@ -154,6 +154,7 @@ async fn delete_one(app: &App, due: sqlx::Result<Due>) -> Option<Due> {
     }
 }
 
+/// Counts a deletion in the metric.
 fn count(due: &Due) {
     telemetry::DELETIONS
         .with_label_values(&[due.class.as_str()])
@@ -169,7 +170,8 @@ fn log_failure(due: &Due, error: &anyhow::Error) {
     );
 }
 
-/// Hides a file's links, deletes the file from the bucket, and checks that it is gone.
+/// Hides a file, so that the API gives no link to it any more, deletes it from the bucket, and
+/// checks that it is gone.
 async fn delete_file(app: &App, due: &Due) -> anyhow::Result<()> {
     let hide = async {
         let mut transaction = database::begin_for(&app.pool, due.tenant).await?;

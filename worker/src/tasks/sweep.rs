@@ -30,8 +30,9 @@ struct SweepSummary {
 }
 
 pub(super) async fn run(app: Arc<App>) {
-    // An operator who starts a worker on an old copy of the database gets an hour to notice the
-    // mistake. Objects that only newer rows name would look unnamed, and would be deleted.
+    // An operator who starts a worker on an old copy of the database gets the time of one interval
+    // (by default an hour) to notice the mistake. Objects that only newer rows name would look
+    // unnamed, and would be deleted.
     if app.started.elapsed() < app.timing.sweep_every {
         return;
     }
@@ -68,6 +69,7 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
+/// Searches the whole bucket, in batches, until the worker stops.
 async fn sweep(app: &App, summary: &mut SweepSummary) -> Result<(), SearchError> {
     if !app.owner().allows_deletion().await {
         return Ok(());
@@ -83,8 +85,8 @@ async fn sweep(app: &App, summary: &mut SweepSummary) -> Result<(), SearchError>
     Ok(())
 }
 
-/// Deletes the unnamed and the receipted objects of a batch. Counts the strange and the irregular ones, and leaves them
-/// alone.
+/// Deletes the unnamed and the receipted objects of a batch. Counts the strange and the irregular
+/// objects as foreign, and leaves them alone. The overdue objects are left to the task `retain`.
 async fn sweep_batch(
     bucket: &Bucket,
     batch: Batch,

@@ -29,7 +29,7 @@ use crate::idempotency::IdempotencyKey;
 use crate::paging::{Limit, Page};
 use crate::routes::jobs::JobView;
 
-/// The most jobs one request acts on.
+/// The most jobs that one request acts on.
 const MAX_JOBS: i64 = 1_000;
 
 /// Which jobs to list.
@@ -68,7 +68,7 @@ pub struct ListAllJobsQuery {
 
 /// A job and its tenant.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct OwnedJob {
+pub struct TenantJob {
     /// The tenant that owns the job.
     #[schema(value_type = String)]
     pub tenant: TenantId,
@@ -79,7 +79,7 @@ pub struct OwnedJob {
     pub redrive_of: Option<JobId>,
 }
 
-impl OwnedJob {
+impl TenantJob {
     /// Describes a job without its files, because operators may not see a tenant's files.
     fn new(job: &Job) -> Self {
         Self {
@@ -98,13 +98,13 @@ impl OwnedJob {
     tag = "operators",
     security(("operator" = [])),
     params(ListAllJobsQuery),
-    responses((status = 200, description = "A page of jobs", body = Page<OwnedJob>))
+    responses((status = 200, description = "A page of jobs", body = Page<TenantJob>))
 )]
 pub async fn list(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
     Parameters(query): Parameters<ListAllJobsQuery>,
-) -> Result<Json<Page<OwnedJob>>> {
+) -> Result<Json<Page<TenantJob>>> {
     let limit = query.limit.get();
     refuse_nul("model", query.model.as_deref())?;
     let search = Search {
@@ -118,7 +118,7 @@ pub async fn list(
         after: query.starting_after,
     };
     let jobs = storage::jobs::search(&app.reader, &search, limit + 1).await?;
-    Ok(Json(Page::new(jobs, limit).map(|job| OwnedJob::new(&job))))
+    Ok(Json(Page::new(jobs, limit).map(|job| TenantJob::new(&job))))
 }
 
 /// A job and everything that happened to it.
@@ -126,7 +126,7 @@ pub async fn list(
 pub struct Timeline {
     /// The job and its tenant.
     #[serde(flatten)]
-    pub job: OwnedJob,
+    pub job: TenantJob,
     /// What happened, oldest first.
     pub story: Vec<TimelineEntry>,
 }
@@ -157,7 +157,7 @@ pub async fn timeline(
     let job = job.ok_or_else(|| Problem::no_such("job", id))?;
     let story = storage::operators::timeline(&app.reader, id).await?;
     Ok(Json(Timeline {
-        job: OwnedJob::new(&job),
+        job: TenantJob::new(&job),
         story,
     }))
 }
@@ -167,10 +167,10 @@ pub async fn timeline(
 #[serde(deny_unknown_fields)]
 pub struct BulkRequest {
     /// Only jobs with these ids.
-    #[schema(schema_with = ids)]
+    #[schema(schema_with = ids_schema)]
     ids: Option<Vec<JobId>>,
     /// Only jobs of this tenant.
-    #[schema(schema_with = super::tenant)]
+    #[schema(schema_with = super::tenant_schema)]
     tenant: Option<TenantId>,
     /// Only jobs of this model.
     #[schema(pattern = "^[^\\u0000]*$")]
@@ -197,11 +197,11 @@ pub struct BulkRequest {
     dry_run: bool,
     /// Why you do this.
     #[serde(default)]
-    #[schema(required, schema_with = super::reason)]
+    #[schema(required, schema_with = super::reason_schema)]
     reason: String,
 }
 
-fn ids() -> Schema {
+fn ids_schema() -> Schema {
     let id = RefOr::T(JobId::schema());
     ArrayBuilder::new()
         .items(id)
@@ -221,6 +221,7 @@ pub struct BulkResponse {
 impl BulkRequest {
     /// Finds the jobs that match. If the request names no state, finds only jobs in one of `default_states`.
     async fn find(&self, app: &App, default_states: &[State]) -> Result<Page<Job>> {
+        // The same default as in the schema.
         let limit = self.limit.unwrap_or(100);
         if !(1..=MAX_JOBS).contains(&limit) {
             let detail = format!("1 to {MAX_JOBS}, not {limit}.");
@@ -274,10 +275,10 @@ impl BulkAction {
         }
     }
 
-    /// Parses a body and applies the action to each job that it selects, one after the other.
+    /// Parses a body and applies the action to each job that the body selects, one after the other.
     ///
-    /// The jobs are chosen once for each idempotency key and stored before the first one is changed. If the request breaks off and is
-    /// repeated, it goes on with the same jobs.
+    /// The jobs are chosen once for each idempotency key, and their ids are stored before the first job is changed. If the request
+    /// breaks off and is repeated, it goes on with the same jobs.
     async fn apply(self, app: &App, key: &IdempotencyKey, body: &[u8]) -> Result<Response> {
         let bulk: BulkRequest = extract::json(body)?;
         let request = key.request("POST", self.path(), body);
@@ -297,10 +298,10 @@ impl BulkAction {
                 data: find_by_ids(app, jobs).await?,
                 has_more,
             },
-            once::BulkStart::New(choosing) => {
+            once::BulkStart::New(transaction) => {
                 let jobs = bulk.find(app, self.default_states()).await?;
                 let ids: Vec<JobId> = jobs.data.iter().map(|job| job.id).collect();
-                once::choose(choosing, &request, &ids, jobs.has_more).await?;
+                once::choose(transaction, &request, &ids, jobs.has_more).await?;
                 jobs
             }
         };
@@ -321,7 +322,7 @@ impl BulkAction {
     }
 }
 
-/// Loads the jobs that a request chose before it broke off.
+/// Loads the jobs that a request chose before it broke off, as they are now.
 async fn find_by_ids(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
     let search = Search {
         ids: Some(ids),

@@ -34,7 +34,7 @@ pub struct PauseBody {
     #[schema(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
     /// Pause the jobs of this tenant.
-    #[schema(schema_with = super::tenant)]
+    #[schema(schema_with = super::tenant_schema)]
     tenant: Option<TenantId>,
     /// Drain the worker with this name: it finishes the jobs it has and starts no more.
     #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000]*$")]
@@ -44,7 +44,7 @@ pub struct PauseBody {
     everything: bool,
     /// Why you do this.
     #[serde(default)]
-    #[schema(required, schema_with = super::reason)]
+    #[schema(required, schema_with = super::reason_schema)]
     reason: String,
 }
 
@@ -113,10 +113,10 @@ pub async fn pause(
         let detail = format!("There is no model {model}: GET /v1/models lists them.");
         return Err(Problem::invalid(vec![Violation::new("/model", detail)]));
     }
-    let is_valid = |worker: &String| {
+    let is_valid_name = |worker: &String| {
         (1..=MAX_WORKER_LENGTH).contains(&worker.chars().count()) && !worker.contains('\0')
     };
-    if !scope.worker.as_ref().is_none_or(is_valid) {
+    if !scope.worker.as_ref().is_none_or(is_valid_name) {
         let detail = format!(
             "The name of a worker has 1 to {MAX_WORKER_LENGTH} characters and no NUL character (U+0000)."
         );
@@ -126,8 +126,8 @@ pub async fn pause(
         actor,
         request: &key.request("POST", "/v1/admin/pauses", &body),
     };
-    let paused = |id| Answer::json(201, &Paused { id });
-    let answer = operator::pause(&app.pool, operator_request, &scope, paused).await?;
+    let make_answer = |id| Answer::json(201, &Paused { id });
+    let answer = operator::pause(&app.pool, operator_request, &scope, make_answer).await?;
     Ok(operator_response(&key, answer))
 }
 
@@ -152,6 +152,7 @@ pub async fn pause(
 pub async fn resume(
     State(app): State<Arc<App>>,
     _: Operator,
+    // A text, so that the answer to anything that is not a number is 404, too.
     Path(id): Path<String>,
     key: IdempotencyKey,
     uri: Uri,

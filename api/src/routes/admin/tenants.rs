@@ -81,6 +81,7 @@ pub async fn unfreeze(
     set_frozen(&app, tenant, (&key, &uri), &body, false).await
 }
 
+/// Freezes a tenant (`frozen`), or unfreezes it. The path in `uri` is a part of what an idempotency key stands for.
 async fn set_frozen(
     app: &App,
     tenant: TenantId,
@@ -91,7 +92,8 @@ async fn set_frozen(
     let reason: Reason = extract::json(body)?;
     let request = key.request("POST", uri.path(), body);
     let operator_request = reason.operator_request(&request)?;
-    let (answer, _) = operator::set_frozen(&app.pool, operator_request, tenant, frozen).await?;
+    let (answer, _has_changed) =
+        operator::set_frozen(&app.pool, operator_request, tenant, frozen).await?;
     Ok(operator_response(key, answer))
 }
 
@@ -101,11 +103,11 @@ async fn set_frozen(
 pub struct Adjustment {
     /// Credits to give, or, if negative, to take from the available credits.
     #[serde(default)]
-    #[schema(required, schema_with = credits)]
+    #[schema(required, schema_with = credits_schema)]
     credits: i64,
     /// Why you do this.
     #[serde(default)]
-    #[schema(required, schema_with = super::reason)]
+    #[schema(required, schema_with = super::reason_schema)]
     reason: String,
 }
 
@@ -151,7 +153,8 @@ pub async fn adjust(
             "Send a number other than 0: nothing would change.".to_owned(),
         ));
     }
-    let answer = operator::adjust(&app.pool, operator_request, tenant, amount, credits > 0).await?;
+    let gives = credits > 0;
+    let answer = operator::adjust(&app.pool, operator_request, tenant, amount, gives).await?;
     Ok(operator_response(&key, answer))
 }
 
@@ -159,7 +162,7 @@ fn invalid_credits(detail: String) -> Problem {
     Problem::invalid(vec![Violation::new("/credits", detail)])
 }
 
-fn credits() -> Schema {
+fn credits_schema() -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::Integer)
         .description(Some(

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use bucket::LINKS;
 use domain::id::ArtifactId;
 use serde::Deserialize;
 
@@ -50,7 +49,7 @@ pub async fn handler(
 ) -> Result<Json<ArtifactView>> {
     let lifetime = match query.expires_in.map(Duration::from_secs) {
         None => app.link_lifetime,
-        Some(lifetime) if LINKS.contains(&lifetime) => lifetime,
+        Some(lifetime) if bucket::LINK_LIFETIMES.contains(&lifetime) => lifetime,
         Some(_) => {
             let detail = "`expires_in` takes 60 to 86400 seconds.";
             return Err(Problem::new(Code::InvalidQuery, detail));

@@ -39,6 +39,7 @@ pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Res
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let wallet = storage::ledger::wallet(&mut transaction, tenant)
         .await?
+        // Every tenant is created with a wallet, so a tenant without one is not complete.
         .ok_or_else(|| Problem::from(Code::TenantInactive))?;
     Ok(Json(Balance {
         available: wallet.available,

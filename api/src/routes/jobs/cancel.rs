@@ -1,8 +1,8 @@
 //! `POST /v1/jobs/{id}/cancel`: ends an open job and releases its credits.
 //!
-//! A queued or running job ends at once. A worker that has claimed it notices that it has lost the lease, and writes nothing more.
-//! Calls that have begun cost us all the same, so a tenant may abandon only a limited number of them in an hour (see
-//! [`domain::allowance`]).
+//! A queued or running job ends at once. A worker that has claimed the job notices that its lease is lost, and changes nothing any
+//! more, except that it records how its own calls end. Calls that have begun cost us all the same, so a tenant may abandon only a
+//! limited number of them in an hour (see [`domain::allowance`]).
 
 use std::sync::Arc;
 
@@ -51,12 +51,12 @@ pub async fn handler(
 ) -> Result<Response> {
     let request = key.request("POST", &format!("{}/cancel", location(id)), &body);
     // A canceled job has delivered nothing, so it has no artifacts.
-    let canceled = |job: &_| JobView::new(job, Vec::new()).answer(StatusCode::OK);
-    let owner = Canceler::Owner {
+    let make_answer = |job: &_| JobView::new(job, Vec::new()).answer(StatusCode::OK);
+    let canceler = Canceler::Owner {
         allowance: app.unbilled_limits.cancel_allowance,
     };
     let connection = app.wallet(tenant).await?;
-    match settlement::cancel(&connection, owner, (tenant, id), &request, canceled).await? {
+    match settlement::cancel(&connection, canceler, (tenant, id), &request, make_answer).await? {
         Cancellation::Canceled(answer) => Ok(key.answer(answer)),
         Cancellation::Repeated(answer) => Ok(key.replay(answer)),
         Cancellation::KeyReused => Err(Code::IdempotencyKeyReused.into()),
@@ -69,8 +69,8 @@ pub async fn handler(
             ),
         )
         .with("state", state.as_str())),
-        Cancellation::AllowanceUsed(used) => Err(Problem::allowance_used(
-            used,
+        Cancellation::AllowanceUsed(usage) => Err(Problem::allowance_used(
+            usage,
             "This job's calls have begun: it goes on, and what it delivers is charged.",
         )),
         Cancellation::NotFound => Err(Problem::no_such("job", id)),

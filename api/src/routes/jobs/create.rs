@@ -46,7 +46,8 @@ use inputs::{InputBody, InputFile, Sources};
 use options::SubmitOptions;
 pub use options::{CANCEL_AFTER, PREFER, Prefer};
 
-/// The size up to which a body is parsed on the thread of its request, in bytes: another thread would take longer to begin.
+/// The size up to which a body is parsed on the thread of its request, in bytes. To hand it to another thread would take longer
+/// than to parse it.
 const SMALL_BODY: usize = 16 * 1024;
 
 /// The most a job would cost. Nothing was written.
@@ -98,7 +99,7 @@ pub async fn handler(
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let request = key.request("POST", "/v1/jobs", &body);
-    // Only a request with a key of its client can have been answered before.
+    // Only a request whose client sent a key can have been answered before.
     let repeatable = (key.sent && !options.dry_run).then_some(&request);
     let id = JobId::new();
     // The decoded images take memory, too. The memory permit of the body covers them, so the body is held until they are stored.
@@ -110,7 +111,7 @@ pub async fn handler(
             return Ok(answer_again(&app, &base, tenant, &key, &options, answer).await);
         }
         // Prices and models may have changed since this request was first answered. So the stored answer is looked up before a
-        // mistake is reported. A request without a mistake is looked up in its admission, which needs no query more.
+        // mistake is reported. A request without a mistake is looked up in its admission, without another query.
         Err(problem) => {
             return match answered_before(&app, tenant, repeatable).await? {
                 Some(answer) => Ok(answer_again(&app, &base, tenant, &key, &options, answer).await),
@@ -123,6 +124,7 @@ pub async fn handler(
     }
 
     store(&app, &draft.files).await?;
+    // The model was quoted, so the catalogue has it.
     let model_timeout = app
         .catalog
         .get(&draft.attributes.model)
@@ -143,8 +145,8 @@ pub async fn handler(
         redrive: None,
         unbilled_limits: app.unbilled_limits,
     };
-    let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
-    let admitted = app.admit(admission, accepted).await;
+    let make_answer = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
+    let admitted = app.admit(admission, make_answer).await;
     // After a database error the commit may have succeeded, and the job would need its files. So they are deleted only if it is
     // certain that there is no job.
     if !matches!(
@@ -161,7 +163,7 @@ pub async fn handler(
             if let Some(asked) = &job.attributes.switched_from {
                 tracing::info!(job.id = %job.id, asked, model = job.attributes.model, "The requested model was shut down; its successor was quoted and used, as the client allowed");
             }
-            // A job for later is pushed by a worker's dispatcher when it is due.
+            // A job that was planned for later (`run_at`) is pushed by a worker's dispatcher when it is due.
             if job.run_after <= job.created_at {
                 let app = Arc::clone(&app);
                 app.tasks.clone().spawn(async move {
@@ -175,11 +177,11 @@ pub async fn handler(
     }
 }
 
-/// What became of a body.
+/// What became of the body of a request.
 enum Drafted {
-    /// It is a job that can be quoted.
+    /// It is a job, and this is its quote.
     Quoted(Box<JobDraft>, Quote),
-    /// It was answered before, which was looked up because its images are expensive.
+    /// The request was answered before. This was looked up before the work on its images.
     AnsweredBefore(Answer),
 }
 
@@ -202,12 +204,12 @@ async fn draft_and_quote(
     };
     let inputs = body.take_inputs();
     if inputs.is_empty() {
-        let mut none = Sources::read(inputs, &HashMap::new());
-        let mut draft = JobDraft::read(body, none.before_decoding(tenant, id), now);
+        let mut no_sources = Sources::read(inputs, &HashMap::new());
+        let mut draft = JobDraft::read(body, no_sources.before_decoding(tenant, id), now);
         let quote = draft.quote(&app.catalog, now.date())?;
         return Ok(Drafted::Quoted(Box::new(draft), quote));
     }
-    // The inputs of a repeated request would be decoded and stored again.
+    // Otherwise the inputs of a repeated request would be decoded and stored again.
     if let Some(answer) = answered_before(app, tenant, repeatable).await? {
         return Ok(Drafted::AnsweredBefore(answer));
     }
@@ -231,7 +233,7 @@ async fn draft_and_quote(
     Ok(Drafted::Quoted(Box::new(draft), quote))
 }
 
-/// Answers a repeated request. With `Prefer: wait` it waits for the job, as the first request did.
+/// Answers a repeated request with the stored `answer`. With `Prefer: wait` it waits for the job, as the first request did.
 async fn answer_again(
     app: &App,
     base: &BaseUrl,
@@ -240,6 +242,7 @@ async fn answer_again(
     options: &SubmitOptions,
     answer: Answer,
 ) -> Response {
+    // `Location` is the path of the job, which ends with its id.
     let id = answer
         .location
         .as_deref()
@@ -274,7 +277,7 @@ async fn wait_if_preferred(
     )
 }
 
-/// Adds `Preference-Applied` (RFC 7240, 3).
+/// Adds `Preference-Applied` (RFC 7240, 3), with the preferences in `prefer`, if there are any.
 fn with_preference_applied(mut response: Response, prefer: Prefer) -> Response {
     let applied = prefer.applied();
     if let Some(applied) = applied.and_then(|applied| HeaderValue::try_from(applied).ok()) {
@@ -290,7 +293,7 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     done.map_err(|_| Code::Internal.into())
 }
 
-/// The stored answer to an earlier request with the same key, if there is one. `None` is not looked up.
+/// The stored answer to an earlier request with the same key, if there is one. Without a request nothing is looked up.
 async fn answered_before(
     app: &App,
     tenant: TenantId,
@@ -354,22 +357,24 @@ impl DryRun {
     }
 }
 
-/// Stores the input images, before the row that names them is written. So a job in the database always finds its files.
+/// Stores the input images, before the row that names them is written. So a job in the database always finds its files. After an
+/// error no file stays, as far as they can be deleted.
 async fn store(app: &App, files: &[InputFile]) -> std::result::Result<(), BucketError> {
-    for (stored, file) in files.iter().enumerate() {
+    for (stored_count, file) in files.iter().enumerate() {
         if let Err(error) = app
             .bucket
             .put_new(&file.object_key, file.bytes.clone())
             .await
         {
-            discard(app, &files[..stored]).await;
+            discard(app, &files[..stored_count]).await;
             return Err(error);
         }
     }
     if files.is_empty() {
         return Ok(());
     }
-    // Another database may have adopted the bucket in the meantime. Then the files are lost to us, and the job must not be admitted.
+    // Another database may have adopted the bucket in the meantime. Then the files are lost to us, and the job must not be
+    // admitted. A check that began before the files were stored proves nothing.
     let still_ours = app.owner.must_be_usable_since(Instant::now()).await;
     if still_ours.is_err() {
         discard(app, files).await;

@@ -1,7 +1,7 @@
 //! Explains why a queued job waits, and until when.
 //!
-//! Postgres knows what is planned or paused. Redis knows the state of the model's lanes. If Redis does not answer, its part is left
-//! out, because an unknown reason is not an error.
+//! Postgres knows what is planned or paused. Redis knows the state of the model's lanes. If Redis does not answer, a reason that
+//! only Redis knows is left out, because an unknown reason is not an error.
 
 use domain::clock;
 use domain::job::Job;
@@ -57,11 +57,13 @@ pub enum Reason {
 }
 
 impl Waiting {
-    /// Finds why this job waits, as far as Postgres knows. Returns `None` if nothing in Postgres holds the job back.
+    /// Finds why this job waits, as far as Postgres knows: whether it is planned for later, or paused. Returns `None` if neither
+    /// holds it back.
     pub async fn reason_from_postgres(
         connection: &mut PgConnection,
         job: &Job,
     ) -> sqlx::Result<Option<Self>> {
+        // Before the first attempt, `run_after` is the time that the client chose. Later it is the time of the next attempt.
         if job.fence == 0 && job.run_after > clock::now() {
             return Ok(Some(Self {
                 reason: Reason::Planned,
@@ -80,8 +82,8 @@ impl Waiting {
         }))
     }
 
-    /// Finds why this job waits if nothing in Postgres holds it back. Returns `None` if Redis does not answer. `ahead` is the
-    /// number of the tenant's jobs that run before this one.
+    /// Finds why this job waits if [`Self::reason_from_postgres`] found nothing. Returns `None` if Redis does not answer, or if the
+    /// catalogue does not have the model. `ahead` is the number of the tenant's jobs that run before this one.
     pub async fn reason_from_redis(app: &App, job: &Job, ahead: i64) -> Option<Self> {
         let model = app.catalog.get(&job.attributes.model)?;
         let lanes = model.lanes(job.attributes.fallback);
@@ -106,13 +108,14 @@ fn waits_for_lane(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> 
     if unavailable.is_empty() || unavailable.len() < states.len() {
         return None;
     }
+    // A lane without a pause is half-open: its next call may be made now.
     let waits = unavailable.iter().map(|state| {
         state
             .pause
             .map_or_else(Default::default, |pause| pause.wait)
     });
     let retry_at = waits.min().map(|wait| now + wait);
-    // A lane was available until the last of them became unavailable.
+    // The job waits since the last of its lanes became unavailable.
     let since = unavailable.iter().filter_map(|state| state.since).max();
     let until = retry_at.map_or_else(String::new, |at| {
         format!(" It is tried again at {}.", time_of(at))
@@ -126,8 +129,7 @@ fn waits_for_lane(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> 
     })
 }
 
-/// The reason if the job waits for its next attempt and that one is not due yet. The caller knows that the last attempt did not
-/// succeed.
+/// The reason if the job waits for its next attempt, which is not due yet. The caller knows that it is not the first attempt.
 fn waits_for_retry(job: &Job, now: OffsetDateTime) -> Option<Waiting> {
     (job.run_after > now).then(|| Waiting {
         reason: Reason::Retry,
@@ -140,7 +142,8 @@ fn waits_for_retry(job: &Job, now: OffsetDateTime) -> Option<Waiting> {
     })
 }
 
-/// The reason if every lane that the job may use has as many calls under way as it accepts, or too many retries.
+/// The reason if every lane that the job may use accepts no call at the moment, because it has as many calls under way as it
+/// accepts or because too many of its calls are retries.
 fn waits_for_capacity(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
     let waits: Option<Vec<_>> = states
         .iter()
@@ -160,7 +163,7 @@ fn waits_for_capacity(states: &[LaneState], now: OffsetDateTime) -> Option<Waiti
     })
 }
 
-/// The reason if nothing holds the job back, so that it only waits for its turn.
+/// The reason if nothing else holds the job back: it waits for its turn.
 fn waits_for_turn(job: &Job, ahead: i64) -> Waiting {
     let detail = match ahead {
         0 => "It is the next of your jobs and waits for a free worker.".to_owned(),

@@ -9,8 +9,8 @@ use super::ModelView;
 use crate::download::StaticContent;
 use crate::paging::Page;
 
-/// The answer as it was last rendered. Prices and stages change with the day. Everything else changes only with a restart. Clones
-/// share the cache.
+/// The answer as it was last rendered, with the day it was rendered for. Prices and stages change with the day. Everything else
+/// changes only with a restart. Clones share the cache.
 #[derive(Clone, Default)]
 pub struct ModelsCache(Arc<RwLock<Option<(Date, StaticContent)>>>);
 

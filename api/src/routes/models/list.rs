@@ -1,4 +1,4 @@
-//! `GET /v1/models`: the models on offer.
+//! `GET /v1/models`: all models of the catalogue.
 
 use std::sync::Arc;
 

@@ -52,6 +52,7 @@ pub async fn handler(
         return Err(Problem::invalid(violations));
     }
     let connection = app.connection(tenant).await?;
+    // With the wallet's lock no job can end meanwhile, so the deletion of every job's files is planned.
     let mut transaction = database::begin_with_wallet(&connection, tenant).await?;
     storage::retention::set(&mut transaction, tenant, wanted).await?;
     transaction.commit().await?;

@@ -1,4 +1,4 @@
-//! `GET /v1/receipts`: receipts for deleted files and prompts, newest first.
+//! `GET /v1/receipts`: receipts for deleted files and prompts. The deletion that was planned last comes first.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub struct ListReceiptsQuery {
     #[serde(default)]
     #[param(schema_with = Limit::schema)]
     limit: Limit,
-    /// The `id` of the last receipt you have. Older receipts follow.
+    /// The `id` of the last receipt you have. Receipts of deletions that were planned earlier follow.
     #[param(schema_with = LineNumber::schema)]
     starting_after: Option<LineNumber>,
     /// Only receipts of this job.
@@ -38,7 +38,7 @@ pub struct ListReceiptsQuery {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Receipt)]
 pub struct ReceiptView {
-    /// The number of the receipt.
+    /// The number of the receipt. Numbers are given when deletions are planned.
     pub id: i64,
     /// The job that the file was sent with or made by; `null` for an upload.
     #[schema(value_type = Option<String>)]
@@ -53,10 +53,10 @@ pub struct ReceiptView {
     pub sha256: Option<String>,
     /// The size of the file, or of the text of a prompt, in bytes.
     pub bytes: i64,
-    /// When the file was due to be deleted.
+    /// From when on the file or prompt was due to be deleted.
     #[serde(with = "time::serde::rfc3339")]
     pub due_at: OffsetDateTime,
-    /// When it was deleted.
+    /// When the file or prompt was deleted.
     #[serde(with = "time::serde::rfc3339")]
     pub deleted_at: OffsetDateTime,
 }
@@ -76,7 +76,7 @@ impl From<DeletionReceipt> for ReceiptView {
     }
 }
 
-/// List receipts for deleted files and prompts, newest first
+/// List receipts for deleted files and prompts, the last planned deletion first
 #[utoipa::path(
     get,
     path = "/v1/receipts",

@@ -51,6 +51,7 @@ pub async fn handler(
 ) -> Result<Response> {
     let name = query.into_valid_name()?;
     match find(&app, tenant, id).await {
+        // An earlier request has completed the upload.
         Ok(upload) => {
             let created_at = upload.created_at.expect("a stored upload has a time");
             let view = UploadView::new(&app, &base, &upload).await;
@@ -62,10 +63,11 @@ pub async fn handler(
     // The size is known only after the file was read, so memory for the largest file is reserved.
     let mut permit = app.budget.body(app.shares.for_tenant(tenant), 1);
     permit.grow(MAX_BYTES).await?;
-    let raw = upload::raw_key(tenant, id);
-    let file = match app.bucket.get_at_most(&raw, MAX_BYTES as u64).await {
+    let raw_key = upload::raw_key(tenant, id);
+    let file = match app.bucket.get_at_most(&raw_key, MAX_BYTES as u64).await {
         Ok(Some(file)) => file,
         Ok(None) => {
+            // In the bucket of another database, a missing file means nothing.
             app.owner.must_be_usable().await?;
             let detail = format!("No file was put at the URL of {id} yet: PUT it there first.");
             return Err(Problem::new(Code::NotFound, detail));
@@ -75,7 +77,7 @@ pub async fn handler(
     };
     let upload = store(&app, tenant, id, name, permit.hold(file)).await?;
     let inserted = insert(&app, &base, tenant, &upload, None).await;
-    // A concurrent request for this id uses the same object key. So the file is deleted only if there is surely no row for it.
+    // A concurrent request for this id uses the same object key. So the file is deleted only if there is certainly no row for it.
     if matches!(
         inserted,
         Err(InsertError::Refused(AdmissionError::StorageFull { .. }))
@@ -85,7 +87,7 @@ pub async fn handler(
     }
     let stored = inserted?;
     // The file as the client sent it is not needed any more. If it cannot be deleted now, it is swept later.
-    if let Err(error) = app.bucket.delete(&raw).await {
+    if let Err(error) = app.bucket.delete(&raw_key).await {
         tracing::warn!(%error, upload.id = %id, "The original file of a direct upload stays in the bucket until it is swept");
     }
     Ok(upload_response(&key, stored))

@@ -39,12 +39,13 @@ pub async fn handler(
         RemoveResult::Gone => Ok(StatusCode::NO_CONTENT),
         RemoveResult::NotFound => Err(Problem::no_such("upload", id)),
         RemoveResult::InUse(jobs) => {
-            let jobs = match jobs {
+            let needed_by = match jobs {
                 1 => "An open job needs it".to_owned(),
                 jobs => format!("{jobs} open jobs need it"),
             };
-            let detail =
-                format!("{jobs}: cancel open jobs, or delete the upload when they have ended.");
+            let detail = format!(
+                "{needed_by}: cancel open jobs, or delete the upload when they have ended."
+            );
             Err(Problem::new(Code::UploadInUse, detail))
         }
     }

@@ -70,6 +70,7 @@ pub async fn handler(
 ) -> Result<Json<DirectUpload>> {
     app.owner.must_be_usable().await?;
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    // The size is not known yet. At least one more byte must be allowed.
     admission::check_storage_limit(&mut transaction, tenant, 1, &app.unbilled_limits).await?;
     transaction.commit().await?;
     let (id, now) = (UploadId::new(), clock::now());

@@ -95,7 +95,7 @@ impl JobSelection {
         with_connection(config, data, DatabaseRole::Reader, search).await
     }
 
-    /// Does the same as [`Self::find`], but returns an error if no job matches.
+    /// Does the same as [`Self::find`], and returns an error if no job matches.
     async fn find_or_fail(
         &self,
         config: &Config,
@@ -108,7 +108,7 @@ impl JobSelection {
     }
 }
 
-/// Lists the selected jobs.
+/// Lists the selected jobs, newest first.
 pub(super) async fn list(
     config: &Config,
     data: Option<&Path>,
@@ -120,7 +120,7 @@ pub(super) async fn list(
     Ok(())
 }
 
-/// Lists everything that happened to a job.
+/// Lists everything that happened to a job, oldest first.
 pub(super) async fn timeline(
     config: &Config,
     data: Option<&Path>,
@@ -130,6 +130,7 @@ pub(super) async fn timeline(
     let events = with_connection(config, data, DatabaseRole::Reader, timeline).await?;
     ensure!(!events.is_empty(), "there is no job {job}");
     for event in events {
+        // `of` is padded to 9 characters, so that all texts begin in one column.
         say!(
             "{}  {:9}  {}",
             event.at.format(&Rfc3339)?,
@@ -150,7 +151,7 @@ pub(super) async fn workers(config: &Config, data: Option<&Path>) -> anyhow::Res
     Ok(())
 }
 
-/// Runs failed jobs again, as new jobs.
+/// Runs the selected jobs again, as new jobs; only failed jobs if the selection names no state.
 pub(super) async fn redrive(
     config: &Config,
     data: Option<&Path>,
@@ -169,10 +170,10 @@ pub(super) async fn redrive(
     let redrive = async |pool: &PgPool, job: &Job| {
         Ok(operator::redrive(pool, &bucket, &catalog, operator_request, job).await?)
     };
-    for_each(config, data, dry_run, &jobs, redrive).await
+    act_on_each(config, data, dry_run, &jobs, redrive).await
 }
 
-/// Cancels open jobs.
+/// Cancels the selected jobs; only open jobs if the selection names no state.
 pub(super) async fn cancel(
     config: &Config,
     data: Option<&Path>,
@@ -188,11 +189,12 @@ pub(super) async fn cancel(
     };
     let cancel =
         async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, operator_request, job).await?);
-    for_each(config, data, dry_run, &jobs, cancel).await
+    act_on_each(config, data, dry_run, &jobs, cancel).await
 }
 
-/// Does `action` to each job and prints its result. A dry run only lists the jobs. Returns an error if every job was skipped.
-async fn for_each(
+/// Does `action` to each job, one after the other, and prints each result. A dry run only lists the jobs. Returns an error if an
+/// action fails, which ends the run, or if every job was skipped.
+async fn act_on_each(
     config: &Config,
     data: Option<&Path>,
     dry_run: bool,

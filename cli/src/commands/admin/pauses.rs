@@ -17,8 +17,8 @@ use crate::arguments::ReasonArgs;
 use crate::database::with_connection;
 use crate::say;
 
-/// Pauses the jobs of a scope. An empty scope stands for all jobs, and `everything` must then confirm it. With any other scope,
-/// `everything` must not be set.
+/// Pauses the jobs of a scope. An empty scope stands for all jobs, and `everything` must then be set to confirm it. With any other
+/// scope, `everything` must not be set.
 pub(super) async fn pause(
     config: &Config,
     data: Option<&Path>,
@@ -37,17 +37,18 @@ pub(super) async fn pause(
         request: &new_request("pause"),
     };
     let pause = async |pool: &PgPool| {
-        let mut number = None;
+        let mut pause_id = None;
         let answer = |id: i64| {
-            number = Some(id);
+            pause_id = Some(id);
             Answer::json(201, &id)
         };
         operator::pause(pool, operator_request, scope, answer).await?;
-        Ok(number)
+        Ok(pause_id)
     };
-    let id = with_connection(config, data, DatabaseRole::Api, pause).await?;
-    let id = id.map(|id| id.to_string()).unwrap_or_default();
-    say!("paused; `platen admin resume {id}` ends it")?;
+    let pause_id = with_connection(config, data, DatabaseRole::Api, pause).await?;
+    // A new request is never a repetition, so `answer` was called and there is an id.
+    let pause_id = pause_id.map(|id| id.to_string()).unwrap_or_default();
+    say!("paused; `platen admin resume {pause_id}` ends it")?;
     Ok(())
 }
 
@@ -55,16 +56,17 @@ pub(super) async fn pause(
 pub(super) async fn resume(
     config: &Config,
     data: Option<&Path>,
-    pause: i64,
+    pause_id: i64,
     actor: Actor<'_>,
 ) -> anyhow::Result<()> {
     let operator_request = OperatorRequest {
         actor,
         request: &new_request("resume"),
     };
-    let resume = async |pool: &PgPool| Ok(operator::resume(pool, operator_request, pause).await?);
+    let resume =
+        async |pool: &PgPool| Ok(operator::resume(pool, operator_request, pause_id).await?);
     let resumed = with_connection(config, data, DatabaseRole::Api, resume).await?;
-    ensure!(resumed.is_some(), "there is no active pause {pause}");
+    ensure!(resumed.is_some(), "there is no active pause {pause_id}");
     say!("resumed")?;
     Ok(())
 }

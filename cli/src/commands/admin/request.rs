@@ -1,16 +1,16 @@
-//! Idempotency keys for the actions of operators.
+//! Requests, with their idempotency keys, for the actions of operators.
 
 use anyhow::ensure;
 use domain::id::RequestId;
 use domain::idempotency::{self, Request};
 
-/// A request with a new idempotency key, so the request is never a repetition. `command` is the name of the action.
+/// A request with a new idempotency key, so the request is never a repetition. `command` says what is done.
 pub(super) fn new_request(command: &str) -> Request {
     request(RequestId::new().0.to_string(), command)
 }
 
-/// A request that takes effect once for its key. With `None` it gets a key of its own. If a key is repeated, `command` must be the
-/// same as the first time.
+/// A request that takes effect once for each `key`; without a key, a new request. `command` says what is done. When a key is used
+/// again, `command` must be the same as the first time.
 ///
 /// # Errors
 ///

@@ -16,7 +16,8 @@ use super::request::{new_request, repeatable_request};
 use crate::database::with_connection;
 use crate::say;
 
-/// Freezes a tenant, or unfreezes it. Returns an error if the tenant is in the wanted state already.
+/// Freezes a tenant (`frozen`), or unfreezes it. Returns an error if nothing changed: only an active tenant can be frozen, and only
+/// a frozen one unfrozen.
 pub(super) async fn set_frozen(
     config: &Config,
     data: Option<&Path>,
@@ -28,25 +29,29 @@ pub(super) async fn set_frozen(
         actor,
         request: &new_request("freeze"),
     };
-    let freeze = async |pool: &PgPool| {
+    let set_frozen = async |pool: &PgPool| {
         Ok(operator::set_frozen(pool, operator_request, tenant, frozen).await?)
     };
-    let (_, has_changed) = with_connection(config, data, DatabaseRole::Api, freeze).await?;
-    let state = if frozen { "not active" } else { "not frozen" };
-    ensure!(has_changed, "nothing was done: tenant {tenant} is {state}");
+    let (_, has_changed) = with_connection(config, data, DatabaseRole::Api, set_frozen).await?;
+    let state_before = if frozen { "not active" } else { "not frozen" };
+    ensure!(
+        has_changed,
+        "nothing was done: tenant {tenant} is {state_before}"
+    );
     say!("{}", if frozen { "frozen" } else { "not frozen" })?;
     Ok(())
 }
 
-/// How many credits to give to a tenant, or to take from it.
+/// An adjustment of a tenant's credits.
 pub(super) struct Adjustment {
     pub(super) tenant: TenantId,
     /// Credits to give; a negative number takes credits.
     pub(super) credits: i64,
+    /// A second adjustment with the same key does nothing. `None` for an adjustment that is never a repetition.
     pub(super) idempotency_key: Option<String>,
 }
 
-/// Adjusts the credits of a tenant, once per idempotency key.
+/// Adjusts the credits of a tenant, once for each idempotency key.
 pub(super) async fn adjust(
     config: &Config,
     data: Option<&Path>,
@@ -65,8 +70,9 @@ pub(super) async fn adjust(
     };
     let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
     ensure!(!amount.is_zero(), "say how many credits: not 0");
+    let gives = credits > 0;
     let adjust = async |pool: &PgPool| {
-        Ok(operator::adjust(pool, operator_request, tenant, amount, credits > 0).await?)
+        Ok(operator::adjust(pool, operator_request, tenant, amount, gives).await?)
     };
     match with_connection(config, data, DatabaseRole::Api, adjust).await? {
         OperatorReply::New(_) => say!("adjusted by {credits}")?,

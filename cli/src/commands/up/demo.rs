@@ -19,15 +19,15 @@ const CREDITS: i64 = 1_000;
 
 /// The demo tenant, for the output of `platen up`.
 pub(super) struct Demo {
-    /// The API key.
+    /// The tenant's API key.
     pub key: String,
     /// The balance, such as `994 credits available`.
     pub balance: String,
 }
 
 impl Demo {
-    /// Finds the key in `demo.key`, or creates the tenant, its credits and its key. Writes `demo.env` for the curl commands
-    /// of the README.
+    /// Finds the tenant of the key in `demo.key`, or creates the tenant, its credits and its key. Writes `demo.env` for the curl
+    /// commands of the README, with the address of the API.
     pub(super) async fn prepare(
         database_url: &str,
         data: &Path,

@@ -41,6 +41,7 @@ pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
     Ok(None)
 }
 
+/// Whether a real vendor is configured.
 fn has_real_vendor(config: &Config) -> bool {
     let providers = &config.providers;
     providers.google_project.is_some() || providers.wanted.is_some()

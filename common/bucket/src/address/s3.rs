@@ -4,8 +4,9 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3Conditio
 
 use super::{Algorithm, BadAddress, is_loopback, retries};
 
-/// The variable of AWS's own programs that says when a checksum is sent. `when_required` is for stores
-/// that refuse the header of a checksum; what was written to them is read back.
+/// The variable of AWS's own programs that says when a checksum is sent. `when_required` is for
+/// stores that refuse the header of a checksum. Objects in such a store are read back after they
+/// were written.
 const CHECKSUM_VARIABLE: &str = "AWS_REQUEST_CHECKSUM_CALCULATION";
 
 /// The settings of a bucket from the variables of AWS.
@@ -59,7 +60,7 @@ pub(super) fn builder(
         .with_retry(retries()))
 }
 
-/// The checksum that is sent with each write.
+/// The checksum that is sent with each write. `None` if none is sent.
 pub(super) fn checksum(builder: &AmazonS3Builder) -> Option<Algorithm> {
     let setting = builder.get_config_value(&AmazonS3ConfigKey::Checksum);
     (setting.as_deref() == Some("sha256")).then_some(Algorithm::AmazonSha256)

@@ -44,7 +44,7 @@ impl CatalogError {
     }
 }
 
-/// Name and text of each `*.toml` file of a folder, sorted by name.
+/// Path and text of each `*.toml` file of a folder, sorted by path.
 pub(super) fn read_folder(
     folder: &Path,
 ) -> Result<impl Iterator<Item = (String, String)> + use<>, CatalogError> {
@@ -89,7 +89,8 @@ struct CatalogReader {
     mistakes: Vec<String>,
     /// Models that another model names. Checked when all files are read.
     references: Vec<ModelReference>,
-    /// Model, fallback and place, in the order of the files.
+    /// Fallbacks: the id of the model that has it, the fallback, and its place (file and line), in
+    /// the order of the files.
     fallbacks: Vec<(String, Fallback, String)>,
 }
 
@@ -99,7 +100,7 @@ struct ModelReference {
     place: String,
     /// The model that names the other.
     model: String,
-    /// What the other is to it.
+    /// What the other model is for this one: `successor`.
     role: &'static str,
     /// Catalogue id of the other model.
     other: String,
@@ -107,6 +108,7 @@ struct ModelReference {
 
 /// One file. It knows how to say where a mistake is.
 struct ModelFile<'a> {
+    /// Path of the file; of a shipped file only its name.
     file: &'a str,
     text: &'a str,
 }
@@ -120,6 +122,7 @@ impl ModelFile<'_> {
         };
         let (provider, models) = self.read_top_level(table, &mut reader.mistakes);
         for (id, entry) in models.into_iter().flatten() {
+            // A byte of the file, as `at` is everywhere in this module.
             let at = id.span().start;
             let id = id.get_ref().as_ref().to_owned();
             match ModelEntry::deserialize(ValueDeserializer::from(entry)) {
@@ -128,7 +131,7 @@ impl ModelFile<'_> {
                     let prefix = format!("model {id}: ");
                     reader.mistakes.push(match error.span() {
                         Some(_) => self.syntax_error(&prefix, &error),
-                        None => self.at(at, &format!("{prefix}{}", error.message())),
+                        None => self.mistake_at(at, &format!("{prefix}{}", error.message())),
                     });
                 }
             }
@@ -142,12 +145,12 @@ impl ModelFile<'_> {
                 "provider {} is described differently in another file",
                 provider.name
             );
-            reader.mistakes.push(self.at(0, &conflict));
+            reader.mistakes.push(self.mistake_at(0, &conflict));
         }
     }
 
     /// Reads the keys outside of the models. Returns the provider, and the models' tables if there
-    /// are any.
+    /// are any. After a mistake, the provider may have an empty name and a wrong dialect.
     fn read_top_level<'a>(
         &self,
         table: DeTable<'a>,
@@ -167,7 +170,7 @@ impl ModelFile<'_> {
                 DeValue::String(text) if !text.is_empty() => Some(text.into_owned()),
                 _ => {
                     let mistake = format!("{} must be a non-empty string", key.get_ref());
-                    mistakes.push(self.at(at, &mistake));
+                    mistakes.push(self.mistake_at(at, &mistake));
                     None
                 }
             };
@@ -181,9 +184,9 @@ impl ModelFile<'_> {
                 },
                 "models" => match value.into_inner() {
                     DeValue::Table(tables) => models = Some(tables),
-                    _ => mistakes.push(self.at(at, "models must be tables: [models.<id>]")),
+                    _ => mistakes.push(self.mistake_at(at, "models must be tables: [models.<id>]")),
                 },
-                other => mistakes.push(self.at(
+                other => mistakes.push(self.mistake_at(
                     at,
                     &format!(
                         "unknown key {other}: use provider, dialect, base_url, api_key or models"
@@ -193,11 +196,11 @@ impl ModelFile<'_> {
         }
         if !is_name(&provider.name) {
             let missing = "needs provider = \"…\": up to 63 letters, digits, - and _";
-            mistakes.push(self.at(0, missing));
+            mistakes.push(self.mistake_at(0, missing));
         }
         match dialect {
             Some(dialect) => provider.dialect = dialect,
-            None => mistakes.push(self.at(
+            None => mistakes.push(self.mistake_at(
                 0,
                 "needs dialect = \"vertex\", \"gemini\", \"interactions\" or \"openai\"",
             )),
@@ -205,8 +208,8 @@ impl ModelFile<'_> {
         (provider, models)
     }
 
-    /// Checks one model, and adds it to the catalogue if it has no mistake. `at` is where its table
-    /// begins.
+    /// Checks one model, and adds it to the catalogue if it has no mistake. `at` is the byte at
+    /// which its table begins.
     fn add_model(
         &self,
         at: usize,
@@ -215,7 +218,7 @@ impl ModelFile<'_> {
         provider: &Provider,
         reader: &mut CatalogReader,
     ) {
-        let before = reader.mistakes.len();
+        let mistakes_before = reader.mistakes.len();
         let mut mistakes = ModelMistakes {
             file: self,
             model_id: id,
@@ -232,7 +235,7 @@ impl ModelFile<'_> {
         if reader.catalog.models.contains_key(id) {
             mistakes.add(at, "is in the catalogue twice");
         }
-        if reader.mistakes.len() > before {
+        if reader.mistakes.len() > mistakes_before {
             return;
         }
 
@@ -294,17 +297,18 @@ impl ModelFile<'_> {
     /// The message of a TOML error, with its line.
     fn syntax_error(&self, prefix: &str, error: &toml::de::Error) -> String {
         let at = error.span().map_or(0, |span| span.start);
-        self.at(at, &format!("{prefix}{}", error.message()))
+        self.mistake_at(at, &format!("{prefix}{}", error.message()))
     }
 
-    /// A problem, with the line of this byte.
-    fn at(&self, byte: usize, problem: &str) -> String {
+    /// A problem, with the file and the line of this byte.
+    fn mistake_at(&self, byte: usize, problem: &str) -> String {
         format!("{}: {problem}", self.place(byte))
     }
 
     /// File and line of this byte, such as `models/vertex.toml:12`.
     fn place(&self, byte: usize) -> String {
         let line = self.text.bytes().take(byte).filter(|&b| b == b'\n').count() + 1;
+        // A file without a folder is a shipped one.
         let folder = if self.file.contains('/') {
             ""
         } else {

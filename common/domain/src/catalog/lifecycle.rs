@@ -30,16 +30,18 @@ pub fn warnings(catalog: &Catalog, today: Date) -> Vec<Warning> {
     let mut found: Vec<(i64, Warning)> = catalog
         .models()
         .filter_map(|model| {
-            let left = model.days_left(today)?;
-            Some((left, warning(model, left)?))
+            let days_left = model.days_left(today)?;
+            Some((days_left, warning(model, days_left)?))
         })
         .collect();
-    found.sort_by_key(|(left, _)| *left);
+    found.sort_by_key(|(days_left, _)| *days_left);
     found.into_iter().map(|(_, warning)| warning).collect()
 }
 
-fn warning(model: &Model, left: i64) -> Option<Warning> {
-    let urgency = match left {
+/// The warning about a model that is shut down in `days_left` days. `None` if that is later than in
+/// 60 days.
+fn warning(model: &Model, days_left: i64) -> Option<Warning> {
+    let urgency = match days_left {
         1..=7 => Urgency::Now,
         8..=30 => Urgency::Near,
         // A model that is already gone is no emergency: its jobs are rejected or use the successor.
@@ -47,10 +49,10 @@ fn warning(model: &Model, left: i64) -> Option<Warning> {
         _ => return None,
     };
     let day = model.shut_down?;
-    let when = match left {
+    let when = match days_left {
         ..=0 => format!("was shut down on {day}"),
         1 => format!("shuts down tomorrow, on {day}"),
-        left => format!("shuts down in {left} days, on {day}"),
+        days => format!("shuts down in {days} days, on {day}"),
     };
     let instead = match &model.successor {
         Some(successor) => format!("its successor is {successor}"),

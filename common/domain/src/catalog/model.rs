@@ -57,8 +57,9 @@ pub struct Model {
     pub takes_seed: bool,
     /// Fields added to each request unchanged, for servers that differ a little from their dialect.
     pub extra: serde_json::Map<String, serde_json::Value>,
-    /// Newest first.
+    /// Our prices, sorted by their first day, the latest first. Some may begin in the future.
     pub(super) prices: Vec<Price>,
+    /// What the provider charges us.
     pub(super) cost: ProviderCost,
 }
 
@@ -146,12 +147,13 @@ impl Model {
         self.prices.iter().find(|price| price.from <= today)
     }
 
-    /// What a call costs us, in millionths of a US dollar. `delivered` is the size of its image,
-    /// `tokens` what the provider metered. `None` if the numbers of the provider make no sense:
-    /// they are too large, or the cost is negative.
+    /// What a call costs us, in millionths of a US dollar. `delivered` is the size of its image, or
+    /// `None` if it made none. `tokens` is what the provider metered. Returns `None` if the numbers
+    /// of the provider make no sense: they are too large, or the cost is negative.
     pub fn cost_micros(&self, delivered: Option<Size>, tokens: Tokens) -> Option<i64> {
         let image = delivered.and_then(|size| self.cost.image.get(&size).copied());
-        let metered = |price: i64, tokens: i64| Some(price.checked_mul(tokens)? / 1_000_000);
+        let metered =
+            |per_million: i64, tokens: i64| Some(per_million.checked_mul(tokens)? / 1_000_000);
         image
             .unwrap_or(0)
             .checked_add(metered(self.cost.million_input_tokens, tokens.input)?)?

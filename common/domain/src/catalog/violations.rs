@@ -1,11 +1,11 @@
-//! What a model cannot do of a request, with words for the client.
+//! What of a request a model cannot do, with words for the client.
 
 use super::Model;
 use crate::generation::Violation;
 use crate::generation::image::{ImageRequest, MAX_TEXT};
 use crate::visible;
 
-/// Everything in a request for images that this model cannot do. Empty if it can do all of it.
+/// Everything in a request for images that this model cannot do. Empty if the model can do it all.
 pub(super) fn of_image(request: &ImageRequest, model: &Model) -> Vec<Violation> {
     let mut found = of_texts(request);
     found.extend(of_outputs(request, model));
@@ -90,16 +90,17 @@ fn of_inputs(request: &ImageRequest, model: &Model) -> Vec<Violation> {
             ),
         ));
     }
-    for (number, input) in request.inputs.iter().enumerate() {
+    for (index, input) in request.inputs.iter().enumerate() {
         let limit = u64::try_from(model.max_input_bytes).unwrap_or(u64::MAX);
         if input.bytes > limit {
+            // The field of the request that named the image.
             let field = if input.upload.is_some() {
                 "upload"
             } else {
                 "data"
             };
             found.push(Violation::new(
-                format!("/inputs/{number}/{field}"),
+                format!("/inputs/{index}/{field}"),
                 format!("{} takes input images of at most {limit} bytes", model.id),
             ));
         }

@@ -81,7 +81,7 @@ pub struct Input {
     pub role: InputRole,
     /// SHA-256 of the file, in hex.
     pub sha256: String,
-    /// Size of the file.
+    /// Size of the file, in bytes.
     pub bytes: u64,
 }
 

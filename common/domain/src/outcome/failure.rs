@@ -70,8 +70,9 @@ impl Failure {
         self
     }
 
-    /// Adds the provider's message to the reason, if the failure is a refusal: the message often
-    /// says what to change. Messages of other failures are for operators and stay in the detail.
+    /// Sets the reason to the class's words and the provider's message, if the failure is a
+    /// refusal: the message often says what to change. Changes nothing if there is no message, or
+    /// if the failure is no refusal: such messages are for operators and stay in the detail.
     #[must_use]
     pub fn with_provider_message(self, message: Option<&str>) -> Self {
         let message = message.filter(|_| self.class.is_refusal());

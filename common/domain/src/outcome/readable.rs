@@ -7,8 +7,9 @@ use crate::visible::is_invisible;
 pub fn readable(text: &str, max_length: usize) -> String {
     let mut readable = String::new();
     let mut length = 0_usize;
-    for word in text.split(|c: char| c.is_whitespace() || is_line_end(c)) {
+    for word in text.split(|c: char| c.is_whitespace() || is_separator(c)) {
         let mut letters = word.chars().filter(|&c| !is_hidden(c)).peekable();
+        // One space between two words, none before the first and none after the last.
         let space = (length > 0 && letters.peek().is_some()).then_some(' ');
         for c in space.into_iter().chain(letters) {
             if length == max_length {
@@ -23,13 +24,14 @@ pub fn readable(text: &str, max_length: usize) -> String {
     readable
 }
 
-/// Control characters that separate words, like white space.
-fn is_line_end(c: char) -> bool {
+/// Whether the control character separates words, as white space does: a backspace, or one of the
+/// four separators of ASCII.
+fn is_separator(c: char) -> bool {
     matches!(c, '\u{08}' | '\u{1C}'..='\u{1F}')
 }
 
-/// Control characters, direction marks and characters without a width. They can make a text look
-/// like another one, or disturb a terminal.
+/// Whether the character is left out: a control character, a direction mark or a character without
+/// a width. They can make a text look like another one, or disturb a terminal.
 fn is_hidden(c: char) -> bool {
     c.is_control() || is_invisible(c)
 }

@@ -2,9 +2,10 @@
 //! and malformed answer of a provider.
 //!
 //! An *answer signal* is what decided the class, as one word: `finish:SAFETY`, `status:503`, `cut`.
-//! The providers' code turns an answer into a signal, and [`class`] looks it up. A signal that ends
-//! in `*` matches all signals that are not listed, so values that a provider adds later have a
-//! class already. The fake providers understand the same words, so a test can produce every row.
+//! The providers' code turns an answer into a signal, and [`class`] looks it up. A rule whose
+//! signal ends in `*` matches every signal that begins in the same way and has no rule of its own,
+//! so values that a provider adds later have a class already. The fake providers understand the
+//! same words, so a test can produce every row; `fakes/src/fault.rs` says what each word means.
 
 use super::Class;
 
@@ -79,7 +80,9 @@ const fn rule(dialects: &'static [Dialect], answer_signal: &'static str, class: 
 pub static TABLE: &[Rule] = &[
     // An image.
     rule(ALL_DIALECTS, "ok", Class::Ok),
+    // The image has another type than its label says. Its bytes decide.
     rule(ALL_DIALECTS, "wrong_type", Class::Ok),
+    // The only image is marked as a thought. It is delivered all the same.
     rule(GENERATE_CONTENT, "only_thought", Class::Ok),
     // An answer without one.
     rule(GENERATE_CONTENT, "finish:STOP", Class::NoOutput),
@@ -184,6 +187,7 @@ pub static TABLE: &[Rule] = &[
         Class::Truncated,
     ),
     rule(INTERACTIONS, "interaction:*", Class::Unrecognized),
+    // The provider no longer knows the interaction that it was asked about.
     rule(INTERACTIONS, "gone", Class::Unknown),
     // Error codes of Interactions, in the body of an error or in a failed interaction.
     rule(INTERACTIONS, "error:safety", Class::Refused),
@@ -294,6 +298,7 @@ pub static TABLE: &[Rule] = &[
     rule(ALL_DIALECTS, "bad_base64", Class::ProviderInvalid),
     rule(ALL_DIALECTS, "bad_picture", Class::ProviderInvalid),
     rule(ALL_DIALECTS, "wrong_size", Class::ProviderInvalid),
+    // The URL of an image instead of the image.
     rule(WITH_IMAGE_URL, "elsewhere", Class::ProviderInvalid),
 ];
 
@@ -302,7 +307,7 @@ pub fn class(dialect: Dialect, answer_signal: &str) -> Class {
     find_rule(dialect, answer_signal).map_or(Class::Unrecognized, |rule| rule.class)
 }
 
-/// Whether the table lists exactly this signal, and not only a `*` that matches it.
+/// Whether the table has a rule for exactly this signal, and not only one with `*` that matches it.
 pub fn names(dialect: Dialect, answer_signal: &str) -> bool {
     find_rule(dialect, answer_signal).is_some_and(|rule| rule.answer_signal == answer_signal)
 }

@@ -1,6 +1,6 @@
--- Reports the end of a call: removes it from its lane, and adapts the lane to how it ended.
-local lanes_key, calls_key, tenant_key, closed_key, strikers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local place = {
+-- Reports the end of a call: removes the call from its lane, and adapts the lane to how it ended.
+local lanes_key, calls_key, tenant_key, unavailable_key, strikers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lane_config = {
   lanes_key = lanes_key, calls_key = calls_key, name = ARGV[1],
   first_limit = tonumber(ARGV[2]), max_limit = tonumber(ARGV[3]), ttl = tonumber(ARGV[4]) }
 local tenant_name = ARGV[5]
@@ -14,10 +14,12 @@ local cut_percent = tonumber(ARGV[12])
 local min_open, max_open = tonumber(ARGV[13]), tonumber(ARGV[14]) -- first and longest time the breaker stays open
 local min_pause, max_pause = tonumber(ARGV[15]), tonumber(ARGV[16]) -- first and longest pause at the lowest limit
 local max_budget, retry_credit = tonumber(ARGV[17]), ARGV[18] / 100
-local strikes_out, tenant_ttl, max_closed = tonumber(ARGV[19]), tonumber(ARGV[20]), tonumber(ARGV[21])
+-- How many strikes open a breaker; how long a tenant's record lives after its last strike; how many
+-- tenants a lane lists as unavailable.
+local strikes_out, tenant_ttl, max_unavailable = tonumber(ARGV[19]), tonumber(ARGV[20]), tonumber(ARGV[21])
 
 -- Read before the call is removed: `in_flight` counts it, too.
-local lane = load_lane(read_lanes(lanes_key, {place.name})[1], place, false)
+local lane = load_lane(read_lanes(lanes_key, {lane_config.name})[1], lane_config, false)
 local state = lane.state
 local stops_counting_at = run('ZSCORE', calls_key, member)
 if stops_counting_at then
@@ -32,7 +34,7 @@ local tenant = load_tenant(tenant_key, lane)
 if tenant.state.probe == member then
   tenant.state.probe = nil
   redis.call('SET', tenant_key, cjson.encode(tenant.state), 'KEEPTTL')
-  run('ZREM', closed_key, tenant_name)
+  run('ZREM', unavailable_key, tenant_name)
 end
 
 -- Doubles `min` with each time in a row, up to `max`.
@@ -46,7 +48,8 @@ local function block_lane(duration)
   state.why = class
   state.since = state.since or now
 end
--- The same, for longer each time in a row. `field` counts how often this happened in a row.
+-- Makes the lane unavailable for `min`, and for longer each time in a row, up to `max`. The lane's
+-- field `field` counts the times in a row; 60 is its highest value.
 local function pause_lane(min, max, field)
   state[field] = math.min(60, (state[field] or 0) + 1)
   block_lane(backoff(min, max, state[field]))
@@ -70,8 +73,9 @@ end
 local function succeed()
   for _, field in ipairs({'strikes', 'broken', 'probe', 'openings', 'pauses', 'since'}) do state[field] = nil end
   if lane.has_tenants then
+    -- The lane's strikes are gone, so what each tenant gave of them is forgotten, too.
     redis.call('DEL', tenant_key, strikers_key)
-    run('ZREM', closed_key, tenant_name)
+    run('ZREM', unavailable_key, tenant_name)
   end
   -- If Redis has forgotten the call, the time at which it began is not known, and so neither is its
   -- duration.
@@ -85,7 +89,7 @@ local function succeed()
   -- success. Afterwards it grows by one for each full round of calls.
   if lane.in_flight * 2 >= lane.limit then
     local step = state.cut and 1 / lane.limit or 1
-    state.limit = math.min(place.max_limit, lane.limit + step)
+    state.limit = math.min(lane_config.max_limit, lane.limit + step)
   end
 end
 
@@ -100,17 +104,18 @@ local function strike_tenant()
     own.openings = math.min(60, (own.openings or 0) + 1)
     own['until'] = now + backoff(min_open, max_open, own.openings)
     own.broken, own.why, own.since = true, class, own.since or now
-    run('ZADD', closed_key, own['until'], tenant_name)
-    redis.call('ZREMRANGEBYSCORE', closed_key, '-inf', now)
+    run('ZADD', unavailable_key, own['until'], tenant_name)
+    redis.call('ZREMRANGEBYSCORE', unavailable_key, '-inf', now)
     -- Only the tenants with the longest times are listed: the list is read with each dispatch.
-    redis.call('ZREMRANGEBYRANK', closed_key, 0, -max_closed - 1)
-    redis.call('PEXPIRE', closed_key, place.ttl)
+    redis.call('ZREMRANGEBYRANK', unavailable_key, 0, -max_unavailable - 1)
+    redis.call('PEXPIRE', unavailable_key, lane_config.ttl)
   end
   redis.call('SET', tenant_key, cjson.encode(own), 'PX', tenant_ttl)
   state.struck = now + tenant_ttl
   -- One tenant gives at most half of the strikes that open the lane's breaker, whatever it
   -- requests. So it takes two tenants to make the lane unavailable for all.
   local given = tonumber(run('HGET', strikers_key, tenant_name) or 0)
+  -- Another program may have written something that is not a number, or is NaN.
   if not given or given ~= given then given = 0 end
   local against_lane = math.max(0, math.min(strikes, strikes_out / 2 - given))
   if against_lane > 0 then
@@ -137,5 +142,5 @@ end
 if class == 'throttled' then throttle()
 elseif class ~= '' and strikes == 0 then succeed()
 elseif class ~= '' then fail() end
-save(lane, place.ttl)
+save(lane, lane_config.ttl)
 return 1

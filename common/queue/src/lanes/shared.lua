@@ -13,7 +13,7 @@
 --                            counting
 --   <lane>:tenant:<t>        string, the lane as tenant t sees it, as JSON (TENANT_FIELDS)
 --   <lane>:closed            sorted set of tenants the lane is unavailable for, scored by until when
---   <lane>:strikers          hash, tenant -> strikes counted against the lane
+--   <lane>:strikers          hash, tenant -> how many of its strikes were counted against the lane
 --
 -- Whoever can write to Redis can plant any value. A value that no script would write is replaced: a
 -- limit by the nearest allowed one, anything else as if it were absent. The name of the field goes
@@ -22,9 +22,11 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local HOUR = 3600000
--- How long a lane must be full, without a new call and without a 429, before its limit doubles.
+-- How long a lane must be full, without a new call, before its limit doubles. Only the limit of a
+-- lane that was never throttled doubles.
 local GROWTH_INTERVAL = 1000
--- When a caller should ask a full lane again. A caller that knows of the end of a call asks earlier.
+-- When a caller should ask a full lane again. A caller that knows of the end of a call asks
+-- earlier.
 local FULL_WAIT = 200
 
 -- The fields of a lane, each with its lowest and highest value, or with its type.
@@ -42,19 +44,20 @@ local LANE_FIELDS = {
   took = {0, HOUR}, -- moving average of how long a call takes
   last = {0, now + 60000}, -- when the last call started
   budget = {0, 1000}, -- retries that may start
-  budget_at = {0, now + HOUR}, -- when the last one started
+  budget_at = {0, now + HOUR}, -- when the last retry started
   struck = {0, now + 2 * HOUR}, -- until when records of tenants with strikes may exist
-  in_flight = {0, 1e6}, -- members of `calls`, as they were counted last
+  in_flight = {0, 1e6}, -- number of members of `calls`
   recount_at = {0, now + 2 * HOUR}, -- when a member of `calls` may stop counting: count again
-  keep_at = {0, now + 24 * HOUR}, -- when the keys must be kept for longer
+  keep_at = {0, now + 24 * HOUR}, -- from when on a write must renew the time to live of the keys
 }
--- The fields of a lane as one tenant sees it.
+-- The fields of a lane as one tenant sees it, with the same meanings: its own strikes and breaker.
 local TENANT_FIELDS = {
   ['until'] = {0, 1e15}, why = 'string', since = {0, now + HOUR}, broken = 'boolean', probe = 'string',
   strikes = {0, 1000}, openings = {0, 60},
 }
 
--- Runs a command. A key of another type is deleted first.
+-- Runs a command. If the key has a value of another type, deletes the key and runs the command
+-- again.
 local function run(command, key, ...)
   local reply = redis.pcall(command, key, ...)
   if type(reply) ~= 'table' or not reply.err then return reply end
@@ -62,7 +65,8 @@ local function run(command, key, ...)
   return redis.call(command, key, ...)
 end
 
--- Returns the value if the field may hold it, else the one that replaces it.
+-- Returns the value if the field may hold it, else the value that replaces it: a limit within its
+-- bounds, or nil.
 local function allowed_value(field, value, allowed)
   if type(allowed) == 'string' then
     if type(value) == allowed and (allowed ~= 'string' or #value <= 200) then return value end
@@ -77,7 +81,8 @@ local function allowed_value(field, value, allowed)
   return nil
 end
 
--- Reads a record: the known fields of a stored JSON object. `corrected` names what was replaced.
+-- Reads a record: the known fields of a stored JSON object. The record's field `corrected` names
+-- the fields that were replaced, now or before.
 local function decode(text, fields)
   if not text then return {} end
   local is_json, stored = pcall(cjson.decode, text)
@@ -100,11 +105,13 @@ local function read_lanes(lanes_key, names)
   local texts = redis.pcall('HMGET', lanes_key, unpack(names))
   if not texts.err then return texts end
   redis.call('DEL', lanes_key)
+  -- A text that is not JSON, so that `decode` reports the correction of each lane.
   for i = 1, #names do texts[i] = 'another type' end
   return texts
 end
 
--- Writes the state of a lane. `lane_ttl` is how long the keys live after the last call.
+-- Writes the state of a lane. `lane_ttl` is how long the keys live after the last call: their time
+-- to live is renewed when half of it has passed.
 local function save(lane, lane_ttl)
   local state = lane.state
   local is_due = now >= (state.keep_at or 0)
@@ -127,29 +134,30 @@ local function recount(lane)
   lane.state.recount_at = math.min(tonumber(first[2]) or now + HOUR, now + HOUR)
 end
 
--- Loads a lane from its stored state. `wait` is 0 where a call may start, else the milliseconds
--- until asking again makes sense; `why` says what it waits for, and `cause` what opened the circuit
--- breaker. `place` has the keys and limits of the lane: lanes_key, calls_key, name, first_limit,
--- max_limit and ttl. `may_grow` applies the growth of a full lane.
-local function load_lane(text, place, may_grow)
+-- Loads a lane from its stored state. In the result, `wait` is 0 if a call may start, else the
+-- milliseconds until asking again makes sense; `why` says what the call waits for, and `cause` what
+-- opened the circuit breaker. `lane_config` has the keys and limits of the lane: lanes_key,
+-- calls_key, name, first_limit, max_limit and ttl. `may_grow` applies the growth of a full lane,
+-- but does not store it.
+local function load_lane(text, lane_config, may_grow)
   local state = decode(text, LANE_FIELDS)
   -- What was learned hours ago is worth nothing.
-  if state.last and now - state.last > place.ttl then state = {corrected = state.corrected} end
+  if state.last and now - state.last > lane_config.ttl then state = {corrected = state.corrected} end
   local lane = {
-    state = state, lanes_key = place.lanes_key, calls_key = place.calls_key, name = place.name,
-    limit = math.min(state.limit or place.first_limit, place.max_limit),
+    state = state, lanes_key = lane_config.lanes_key, calls_key = lane_config.calls_key, name = lane_config.name,
+    limit = math.min(state.limit or lane_config.first_limit, lane_config.max_limit),
     blocked_until = state['until'] or 0, circuit_open = state.broken or false,
     why = state.why or '', cause = state.why or '', gap = 0, gap_left = 0, has_tenants = (state.struck or 0) > now }
   if not state.in_flight or now >= (state.recount_at or 0) then
     recount(lane)
-    save(lane, place.ttl)
+    save(lane, lane_config.ttl)
   end
   lane.in_flight = state.in_flight
-  -- A lane that was never cut doubles its limit when the limit, or the share of one tenant, was used
-  -- up for a while: the provider has answered none of these calls with 429.
+  -- A lane whose limit was never cut doubles the limit when the limit, or the share of one tenant,
+  -- was used up for a while: the provider has answered none of these calls with 429.
   if may_grow and not state.cut and state.last and now - state.last >= GROWTH_INTERVAL
-      and lane.in_flight >= math.floor(lane.limit) - math.floor(lane.limit / 8) and lane.limit < place.max_limit then
-    lane.limit = math.min(place.max_limit, lane.limit * 2)
+      and lane.in_flight >= math.floor(lane.limit) - math.floor(lane.limit / 8) and lane.limit < lane_config.max_limit then
+    lane.limit = math.min(lane_config.max_limit, lane.limit * 2)
     lane.has_grown = true
   end
   -- A clock that was set back must not keep a lane unavailable for the whole jump.
@@ -166,7 +174,7 @@ local function load_lane(text, place, may_grow)
   local is_probed = lane.circuit_open and state.probe and run('ZSCORE', lane.calls_key, state.probe)
   -- Paused, or the circuit breaker is open.
   if lane.blocked_until > now then lane.wait = math.ceil(lane.blocked_until - now)
-  -- Half-open: one call decides for all others.
+  -- Half-open: one call decides for all others, and may end at any moment.
   elseif is_probed then lane.wait = 500
   -- Full: a call may end at any moment.
   elseif lane.in_flight >= math.floor(lane.limit) then lane.wait, lane.why = FULL_WAIT, 'full'
@@ -177,7 +185,7 @@ local function load_lane(text, place, may_grow)
 end
 
 -- Whether a tenant has as many calls in flight as it may: an eighth of the lane's limit is kept for
--- other tenants. The calls are looked through only if the whole lane has so many.
+-- other tenants. The tenant's calls are counted only if the whole lane has so many calls.
 local function has_used_share(lane, tenant_name)
   local share = math.max(1, math.floor(lane.limit) - math.floor(lane.limit / 8))
   if lane.in_flight < share then return false end
@@ -192,6 +200,7 @@ end
 local function load_tenant(tenant_key, lane)
   local text = lane.has_tenants and run('GET', tenant_key)
   local state = decode(text, TENANT_FIELDS)
+  -- Only corrections of lanes are logged.
   state.corrected = nil
   local tenant = {state = state, blocked_until = state['until'] or 0, circuit_open = state.broken or false, why = state.why or ''}
   -- As for the lane, a clock that was set back must not block the tenant for long.

@@ -1,13 +1,13 @@
 -- Returns the state of lanes. Two keys for each lane, after the key of all lanes: its calls in
--- flight, and the tenants it is unavailable for. Four arguments for each lane: its name, first limit
--- and highest limit, and the prefix of its tenants' keys.
+-- flight, and the tenants it is unavailable for. Four arguments for each lane: its name, first
+-- limit and highest limit, and what the keys of its tenants' records begin with.
 local lanes_key = KEYS[1]
-local lane_ttl, max_closed = tonumber(ARGV[1]), ARGV[2]
+local lane_ttl, max_unavailable = tonumber(ARGV[1]), ARGV[2]
 local names = {}
 for i = 3, #ARGV, 4 do table.insert(names, ARGV[i]) end
 local states = {}
 for i, text in ipairs(read_lanes(lanes_key, names)) do
-  local calls_key, closed_key, at = KEYS[2 * i], KEYS[2 * i + 1], 4 * i - 1
+  local calls_key, unavailable_key, at = KEYS[2 * i], KEYS[2 * i + 1], 4 * i - 1
   local lane = load_lane(text, {
     lanes_key = lanes_key, calls_key = calls_key, name = names[i],
     first_limit = tonumber(ARGV[at + 1]), max_limit = tonumber(ARGV[at + 2]), ttl = lane_ttl }, true)
@@ -20,7 +20,7 @@ for i, text in ipairs(read_lanes(lanes_key, names)) do
   local tenants = {}
   -- Tenants for whom the lane is still unavailable, the longest time first.
   local members = lane.has_tenants
-    and run('ZRANGE', closed_key, '+inf', '(' .. now, 'BYSCORE', 'REV', 'LIMIT', 0, max_closed, 'WITHSCORES') or {}
+    and run('ZRANGE', unavailable_key, '+inf', '(' .. now, 'BYSCORE', 'REV', 'LIMIT', 0, max_unavailable, 'WITHSCORES') or {}
   for j = 1, #members, 2 do
     local tenant = load_tenant(ARGV[at + 3] .. members[j], lane)
     local wait = math.min(2 * HOUR, math.ceil(tonumber(members[j + 1]) - now))

@@ -6,11 +6,13 @@ use storage::allowances::Cost;
 use storage::billing::{Calls, Jobs, OpenJobs};
 use storage::database::row::RowId;
 
-/// The service's billing metrics, read from Postgres by a reader, as Prometheus text. `abandoned_cost_alert` is what operators want to be told
-/// of, in millionths of a US dollar an hour.
+/// The billing metrics of the whole service as Prometheus text, read from Postgres. `pool` must act
+/// as `platen_reader`. `abandoned_cost_alert` is the cost of one tenant's abandoned calls in an
+/// hour above which operators are alerted, in millionths of a US dollar. It is exported as a metric
+/// of its own.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn metrics(pool: &PgPool, abandoned_cost_alert: i64) -> sqlx::Result<String> {
     let billing = super::read(pool).await?;
     let metrics = Metrics::default();
@@ -28,6 +30,7 @@ struct Metrics {
 }
 
 impl Metrics {
+    /// Registers a counter.
     fn counter(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         let counter = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid metric");
         self.registry
@@ -36,6 +39,7 @@ impl Metrics {
         counter
     }
 
+    /// Registers a gauge.
     fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         let gauge = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid metric");
         self.registry
@@ -44,6 +48,7 @@ impl Metrics {
         gauge
     }
 
+    /// Adds the metrics of jobs and their credits.
     fn add_jobs(&self, ended: &[Jobs], open: &[OpenJobs]) {
         let credits = [
             ("platen_credits_captured_total", "Credits charged."),
@@ -59,7 +64,8 @@ impl Metrics {
         let credits = credits.map(|(name, help)| self.counter(name, help, &["model"]));
         self.add_ended(ended, &credits);
         self.add_open(open);
-        // Told from the first job on, so that the first that ends is seen as a change.
+        // The counters of a model are exported as 0 from its first job on. So Prometheus sees an
+        // increase when the first job ends.
         for jobs in open {
             for counter in &credits {
                 counter.with_label_values(&[jobs.model.as_str()]);
@@ -67,6 +73,7 @@ impl Metrics {
         }
     }
 
+    /// Adds the jobs that have ended, and their credits to the three counters.
     fn add_ended(&self, ended: &[Jobs], [captured, released, refunded]: &[IntCounterVec; 3]) {
         let count = self.counter(
             "platen_jobs_total",
@@ -86,6 +93,7 @@ impl Metrics {
         }
     }
 
+    /// Adds the jobs that have not ended.
     fn add_open(&self, open: &[OpenJobs]) {
         let count = self.gauge(
             "platen_jobs_open",
@@ -124,6 +132,7 @@ impl Metrics {
         }
     }
 
+    /// Adds the calls that have ended, and their cost.
     fn add_calls(&self, ended: &[Calls]) {
         let count = self.counter(
             "platen_provider_calls_total",
@@ -142,7 +151,9 @@ impl Metrics {
         }
     }
 
-    /// No label says which tenant: there may be any number of them. The runbook has the query that names them.
+    /// Adds the cost of abandoned calls, and the limit above which operators are alerted. No label
+    /// names a tenant, because there may be any number of them. The runbook has the query that
+    /// names them.
     fn add_abandoned(&self, cost: Cost, limit: i64) {
         let abandoned = self.gauge(
             "platen_abandoned_cost_usd_micros",
@@ -162,6 +173,7 @@ impl Metrics {
         .set(limit);
     }
 
+    /// Adds the bytes that all tenants store.
     fn add_storage(&self, bytes: i64) {
         self.gauge(
             "platen_storage_bytes",
@@ -173,8 +185,8 @@ impl Metrics {
     }
 }
 
-/// Adds a sum to a counter. A negative sum is an error in the data (I15): it is logged and left
-/// out.
+/// Adds a sum of the column `column` to a counter. A negative sum is an error in the data (I15): it
+/// is logged and left out.
 fn add(counter: &IntCounterVec, labels: &[&str], column: &'static str, sum: i64) {
     match RowId::new("billing", labels.join("/")).convert(column, sum) {
         Ok(sum) => counter.with_label_values(labels).inc_by(sum),

@@ -2,14 +2,14 @@
 //! ([`domain::idempotency`]), but belong to no tenant.
 //!
 //! The key is written first, in the transaction that does the work. A second request with the same
-//! key waits for that transaction. Then it finds the answer, or nothing if the transaction was
-//! rolled back.
+//! key waits until that transaction ends. Then it finds the answer. If the transaction was rolled
+//! back, it finds nothing and does the work itself.
 //!
 //! An action on many jobs takes many transactions. First the jobs are chosen and recorded, then
 //! each job is handled once under a key made from the request's key, and the answer is recorded
 //! last. If such a request broke off and is repeated, it goes on with the same jobs.
 
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
 
 use super::OperatorError;
 use domain::id::{JobId, TenantId};
@@ -28,8 +28,8 @@ pub struct OperatorRequest<'a> {
 }
 
 impl OperatorRequest<'_> {
-    /// Derives the request for one of many jobs. Its key contains spaces, so no tenant can send the
-    /// same key.
+    /// Makes the request for one of many jobs. It is stored among the requests of the job's tenant.
+    /// Its key contains spaces, so no tenant can send the same key.
     pub(super) fn for_job(&self, action: &str, job: JobId) -> Request {
         let hash = idempotency::request_hash(action, &self.request.key, b"");
         Request {
@@ -51,7 +51,7 @@ pub enum OperatorReply {
 /// How a request begins.
 pub(super) enum BeginResult {
     /// The request is new. Its action belongs into this transaction.
-    New(Transaction<'static, Postgres>),
+    New(database::Transaction),
     /// The request was answered before.
     Answered(Answer),
 }
@@ -61,9 +61,9 @@ pub(super) enum BeginResult {
 pub enum BulkStart {
     /// The request is new. [`choose`] records its jobs.
     New(BulkTransaction),
-    /// The request broke off before it was answered. It goes on with the same jobs.
+    /// The request was made before and has no answer yet. It goes on with the same jobs.
     Chosen {
-        /// The jobs.
+        /// The jobs, in the order in which they are worked on.
         jobs: Vec<JobId>,
         /// Whether more jobs matched than one request handles.
         has_more: bool,
@@ -74,10 +74,13 @@ pub enum BulkStart {
 
 /// The transaction in which the jobs of a request are chosen.
 #[derive(Debug)]
-pub struct BulkTransaction(Transaction<'static, Postgres>);
+pub struct BulkTransaction(database::Transaction);
 
-/// Begins the transaction of a request. With `tenant`, the transaction sees the rows of this
-/// tenant.
+/// Begins the transaction of a request for one action. With `tenant`, the transaction sees the rows
+/// of this tenant.
+///
+/// # Errors
+/// Returns an error if the key was used for another request, or if Postgres fails.
 pub(super) async fn begin(
     pool: &PgPool,
     tenant: Option<TenantId>,
@@ -85,13 +88,14 @@ pub(super) async fn begin(
 ) -> Result<BeginResult, OperatorError> {
     let mut transaction = match tenant {
         Some(tenant) => database::begin_for(pool, tenant).await?,
-        None => pool.begin().await?,
+        None => database::begin(pool).await?,
     };
     if operators::claim_key(&mut transaction, request).await? {
         return Ok(BeginResult::New(transaction));
     }
     match operators::key_use(&mut transaction, request).await? {
         OperatorKeyUse::Answered(answer) => Ok(BeginResult::Answered(answer)),
+        // Only requests for many jobs choose jobs, and they do not begin here.
         OperatorKeyUse::AnotherRequest | OperatorKeyUse::Chosen { .. } => {
             Err(OperatorError::KeyReused)
         }
@@ -100,10 +104,11 @@ pub(super) async fn begin(
 
 /// Records the answer, and commits it together with the action.
 pub(super) async fn keep(
-    mut transaction: Transaction<'static, Postgres>,
+    mut transaction: database::Transaction,
     request: &Request,
     answer: Answer,
 ) -> Result<OperatorReply, OperatorError> {
+    // No answer was recorded before, because this transaction has inserted the key.
     operators::keep_answer(&mut transaction, request, &answer).await?;
     transaction.commit().await?;
     Ok(OperatorReply::New(answer))
@@ -114,7 +119,7 @@ pub(super) async fn keep(
 /// # Errors
 /// Returns an error if the key was used for another request, or if Postgres fails.
 pub async fn begin_many(pool: &PgPool, request: &Request) -> Result<BulkStart, OperatorError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = database::begin(pool).await?;
     if operators::claim_key(&mut transaction, request).await? {
         return Ok(BulkStart::New(BulkTransaction(transaction)));
     }
@@ -149,13 +154,14 @@ pub async fn keep_many(
     request: &Request,
     answer: Answer,
 ) -> Result<OperatorReply, OperatorError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = database::begin(pool).await?;
     if operators::keep_answer(&mut transaction, request, &answer).await? {
         transaction.commit().await?;
         return Ok(OperatorReply::New(answer));
     }
     match operators::key_use(&mut transaction, request).await? {
         OperatorKeyUse::Answered(answer) => Ok(OperatorReply::Repeated(answer)),
+        // `Chosen` does not happen: an answer was recorded before.
         OperatorKeyUse::AnotherRequest | OperatorKeyUse::Chosen { .. } => {
             Err(OperatorError::KeyReused)
         }

@@ -39,12 +39,12 @@ pub enum TenantError {
         at: OffsetDateTime,
     },
     /// The key does not exist, or was revoked before.
-    #[error("tenant {tenant} has no key {key} that could be revoked")]
+    #[error("tenant {tenant} has no key {key_id} that could be revoked")]
     NoKey {
         /// The tenant.
         tenant: TenantId,
         /// The key's id.
-        key: String,
+        key_id: String,
     },
     /// The tenant has no such job.
     #[error("tenant {tenant} has no job {job}")]
@@ -54,13 +54,13 @@ pub enum TenantError {
         /// The job.
         job: JobId,
     },
-    /// The legal hold does not exist, or has ended.
-    #[error("tenant {tenant} has no legal hold {hold} that could be removed")]
-    NoHold {
+    /// The legal hold does not exist, or was removed before.
+    #[error("tenant {tenant} has no legal hold {legal_hold} that could be removed")]
+    NoLegalHold {
         /// The tenant.
         tenant: TenantId,
         /// The number of the legal hold.
-        hold: i64,
+        legal_hold: i64,
     },
     /// More credits than one transfer, or one wallet, may have.
     #[error(transparent)]
@@ -110,7 +110,7 @@ pub async fn add_key(
     Ok(key)
 }
 
-/// Revokes an API key: it is refused from now on.
+/// Revokes the API key with this id: the key is refused from now on.
 ///
 /// # Errors
 /// Returns an error if the tenant has no such key, if the key was revoked before, or if Postgres
@@ -119,19 +119,19 @@ pub async fn revoke_key(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
-    key: &str,
+    key_id: &str,
 ) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    if !storage::tenants::revoke_key(&mut transaction, tenant, key).await? {
-        let key = key.to_owned();
-        return Err(TenantError::NoKey { tenant, key });
+    if !storage::tenants::revoke_key(&mut transaction, tenant, key_id).await? {
+        let key_id = key_id.to_owned();
+        return Err(TenantError::NoKey { tenant, key_id });
     }
     record(
         &mut transaction,
         actor,
         "revoke_key",
         tenant,
-        json!({ "key": key }),
+        json!({ "key": key_id }),
     )
     .await?;
     Ok(transaction.commit().await?)
@@ -166,6 +166,8 @@ pub async fn grant(
             at,
         });
     }
+    // Checked last: a command that is repeated fails because of its source, not because of the
+    // balance. An error undoes the insert.
     wallet.may_be_given(amount)?;
     storage::ledger::post(&mut transaction, tenant, &Transfer::promo(grant, amount)).await?;
     let subject = json!({ "credits": amount.get(), "source": source, "grant": grant });
@@ -174,8 +176,8 @@ pub async fn grant(
     Ok(grant)
 }
 
-/// Sets a tenant's weight, 1 to 100. Its share of a worker is this many times the share of a tenant
-/// with weight 1.
+/// Sets a tenant's weight, 1 to 100. The tenant may have this many times as many slots of a worker
+/// as a tenant with weight 1.
 ///
 /// # Errors
 /// Returns an error if the tenant does not exist, or if Postgres fails.
@@ -193,7 +195,8 @@ pub async fn set_weight(
     Ok(transaction.commit().await?)
 }
 
-/// Sets how long a tenant's files and prompts are kept, both existing and new ones.
+/// Sets how long a tenant's files and prompts are kept, both existing and new ones. A deletion that
+/// is planned already never moves to a later time.
 ///
 /// # Errors
 /// Returns an error if the tenant does not exist, or if Postgres fails.
@@ -225,7 +228,7 @@ pub async fn add_legal_hold(
     until: OffsetDateTime,
 ) -> Result<i64, TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    let hold = storage::retention::add_legal_hold(
+    let legal_hold = storage::retention::add_legal_hold(
         &mut transaction,
         tenant,
         job,
@@ -234,34 +237,36 @@ pub async fn add_legal_hold(
         until,
     )
     .await?;
-    let hold = hold.ok_or(TenantError::NoJob { tenant, job })?;
+    let legal_hold = legal_hold.ok_or(TenantError::NoJob { tenant, job })?;
     let until = until.format(&Rfc3339).unwrap_or_default();
-    let subject = json!({ "hold": hold, "job": job, "purpose": purpose.as_str(), "until": until });
+    let subject =
+        json!({ "hold": legal_hold, "job": job, "purpose": purpose.as_str(), "until": until });
     record(&mut transaction, actor, "hold", tenant, subject).await?;
     transaction.commit().await?;
-    Ok(hold)
+    Ok(legal_hold)
 }
 
-/// Removes a legal hold. The files are then deleted when they are due, or at once if they are due
-/// already.
+/// Removes the legal hold with this number. The files are then deleted when they are due, or at
+/// once if they are due already.
 ///
 /// # Errors
-/// Returns an error if the tenant has no such legal hold, if the legal hold has ended, or if
-/// Postgres fails.
+/// Returns an error if the tenant has no such legal hold, if it was removed before, or if Postgres
+/// fails.
 pub async fn remove_legal_hold(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
-    hold: i64,
+    legal_hold: i64,
 ) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    let lifted = storage::retention::remove_legal_hold(&mut transaction, hold).await?;
-    let job = lifted.ok_or(TenantError::NoHold { tenant, hold })?;
-    let subject = json!({ "hold": hold, "job": job });
+    let job = storage::retention::remove_legal_hold(&mut transaction, legal_hold).await?;
+    let job = job.ok_or(TenantError::NoLegalHold { tenant, legal_hold })?;
+    let subject = json!({ "hold": legal_hold, "job": job });
     record(&mut transaction, actor, "lift", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
+/// Returns an error if the tenant does not exist.
 async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(), TenantError> {
     if storage::tenants::exists(connection, tenant).await? {
         Ok(())
@@ -270,7 +275,7 @@ async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(
     }
 }
 
-/// Writes an audit entry with the tenant, in the transaction of the action.
+/// Writes an audit entry, in the transaction of the action. Adds the tenant to `subject`.
 async fn record(
     connection: &mut PgConnection,
     actor: Actor<'_>,

@@ -1,39 +1,44 @@
 //! Begins transactions, each in one round trip to Postgres.
 //!
-//! What begins a transaction is one text of several statements, which Postgres executes one after
-//! the other. Each of them sees what was committed before it began. The only values in the texts
-//! are UUIDs and the public parts of API keys, so nothing needs to be quoted.
+//! One text with several statements begins a transaction. Postgres executes the statements one
+//! after the other, and each sees what was committed before that statement began. The only values
+//! in the texts are UUIDs and the public parts of API keys, so nothing needs to be quoted.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, SqlStr, Transaction};
+use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr};
 
-use super::within;
+use super::transaction::Transaction;
 use domain::id::TenantId;
 
 /// How long Postgres may take to begin a transaction. It ends a wait for a lock sooner.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long connections are tested before each use after one of them was found to be broken.
-const DISTRUST: Duration = Duration::from_secs(10);
+/// After a connection was found to be broken, for how long connections are tested before each use.
+const DISTRUST_DURATION: Duration = Duration::from_secs(10);
 
 /// When a connection was last found to be broken.
-static BROKEN: Mutex<Option<Instant>> = Mutex::new(None);
+static BROKEN_AT: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Whether a connection of this process was found to be broken lately. Others may be, too.
 pub(super) fn connections_are_suspect() -> bool {
-    let broken = *BROKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    broken.is_some_and(|broken| broken.elapsed() < DISTRUST)
+    let broken_at = *BROKEN_AT.lock().unwrap_or_else(PoisonError::into_inner);
+    broken_at.is_some_and(|broken_at| broken_at.elapsed() < DISTRUST_DURATION)
+}
+
+/// Begins a transaction that sees no rows of any tenant.
+///
+/// # Errors
+/// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
+pub async fn begin(pool: &PgPool) -> sqlx::Result<Transaction> {
+    begin_with(pool, "-- database::begin\nBEGIN".to_owned()).await
 }
 
 /// Begins a transaction that sees and changes only the rows of this tenant.
 ///
 /// # Errors
 /// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
-pub async fn begin_for(
-    pool: &PgPool,
-    tenant: TenantId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+pub async fn begin_for(pool: &PgPool, tenant: TenantId) -> sqlx::Result<Transaction> {
     // `true` limits the setting to this transaction, so the connection goes back to the pool
     // without the setting. The policies of row-level security compare the setting with each row.
     let tenant = tenant.0;
@@ -53,34 +58,27 @@ pub async fn begin_for(
 /// released the lock. That is why the lock is a statement of its own: what a statement sees is
 /// fixed when it begins, which is before it gets a lock.
 ///
-/// Plans of the transaction's statements are made once and not again for each value. The planner
-/// would make new plans for the statements of admission each time, because it takes arrays of
-/// unknown length for longer than they are.
+/// Each statement of the transaction is planned once for each connection, and not again for each
+/// value. Otherwise the planner would make new plans for the statements of admission each time,
+/// because it guesses that arrays of unknown length are longer than they are.
 ///
 /// # Errors
 /// Returns an error if the lock is not free within 2 seconds, if Postgres fails, or if no
 /// connection becomes free within 10 seconds.
-pub async fn begin_with_wallet(
-    pool: &PgPool,
-    tenant: TenantId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+pub async fn begin_with_wallet(pool: &PgPool, tenant: TenantId) -> sqlx::Result<Transaction> {
     let locked = begin_and_lock_wallet(tenant);
     begin_with(pool, format!("-- ledger::begin_with_wallet\n{locked}")).await
 }
 
 /// The statements that begin a transaction of the tenant and lock its wallet.
 ///
-/// `enable_sort` is off, so that the newest version of the wallet is found at the end of an index
-/// ([`crate::ledger::resolve`]). The planner would rather read all versions and sort them, because it
-/// believes that there is one.
+/// `lock_wallet` is a function of the database, so its statements are planned once for each
+/// connection. It turns `enable_sort` off, so that the newest version of the wallet's row is found
+/// at the end of an index ([`crate::ledger::resolve`]). Otherwise the planner would read all
+/// versions and sort them, because it believes that there is only one.
 pub(super) fn begin_and_lock_wallet(tenant: TenantId) -> String {
     let tenant = tenant.0;
-    format!(
-        "BEGIN;
-        SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true),
-          set_config('enable_sort', 'off', true);
-        SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY status DESC LIMIT 1 FOR NO KEY UPDATE"
-    )
+    format!("BEGIN; SELECT lock_wallet('{tenant}')")
 }
 
 /// Begins a transaction that sees no rows of any tenant, except the API key with this id. It is
@@ -89,10 +87,7 @@ pub(super) fn begin_and_lock_wallet(tenant: TenantId) -> String {
 /// # Errors
 /// Returns an error if the id has other characters than letters and digits, if Postgres fails, or
 /// if no connection becomes free within 10 seconds.
-pub async fn begin_for_key(
-    pool: &PgPool,
-    key_id: &str,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+pub async fn begin_for_key(pool: &PgPool, key_id: &str) -> sqlx::Result<Transaction> {
     if !key_id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(sqlx::Error::Protocol("not the id of an API key".to_owned()));
     }
@@ -105,39 +100,19 @@ pub async fn begin_for_key(
     .await
 }
 
-/// Begins a transaction with these statements. They must change nothing, because they are repeated
+/// Begins a transaction with these statements. They must write no rows, because they are repeated
 /// on another connection if the first one is broken.
-pub(super) async fn begin_with(
-    pool: &PgPool,
-    statements: String,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+pub(super) async fn begin_with(pool: &PgPool, statements: String) -> sqlx::Result<Transaction> {
     let statements = AssertSqlSafe(statements).into_sql_str();
-    match begin_once(pool, statements.clone()).await {
-        // A connection that was used a moment ago is not tested before it is used again. The first
-        // statements are its test. All connections that follow are tested for a while.
+    match Transaction::begin(pool, statements.clone(), BEGIN_TIMEOUT).await {
+        // A connection that was used a moment ago is not tested before it is used again: these
+        // statements are its test. From now on all connections are tested for a while.
         Err(error) if is_broken(&error) => {
-            *BROKEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            begin_once(pool, statements).await
+            *BROKEN_AT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            Transaction::begin(pool, statements, BEGIN_TIMEOUT).await
         }
         begun => begun,
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "`tokio::spawn`: it ends by itself within a few seconds, and has changed nothing"
-)]
-async fn begin_once(
-    pool: &PgPool,
-    statements: SqlStr,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let connection = pool.acquire().await?;
-    // sqlx rolls a transaction back only once it has begun. If its caller went away before, the
-    // connection would go back to the pool with an open transaction, which may hold a wallet's
-    // lock. So a task of its own begins it.
-    let begun = tokio::spawn(Transaction::begin(connection, Some(statements)));
-    let begun = async { begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed)) };
-    within(BEGIN_TIMEOUT, begun).await
 }
 
 /// Whether an error means that the connection cannot be used any more.

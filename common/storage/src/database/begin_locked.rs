@@ -1,10 +1,11 @@
 //! Begins transactions that lock rows at once: the first round trip sets the tenant and takes the
-//! locks. The lock is a statement of its own, so what follows sees everything that was committed
-//! before the lock was granted.
+//! locks. Each lock is a statement of its own, so the statements that follow see everything that
+//! was committed before the lock was granted.
 
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
 
 use super::begin::{begin_and_lock_wallet, begin_with};
+use super::transaction::Transaction;
 use domain::id::{JobId, TenantId};
 
 /// Does the same as [`super::begin_for`], and locks the job's row until the transaction ends. If
@@ -17,23 +18,18 @@ pub async fn begin_with_job(
     pool: &PgPool,
     tenant: TenantId,
     job: JobId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
+) -> sqlx::Result<Transaction> {
     let (tenant, job) = (tenant.0, job.0);
     begin_with(
         pool,
-        format!(
-            "-- job::begin_with_job
-            BEGIN;
-            SELECT set_config('platen.tenant', '{tenant}', true);
-            SELECT FROM jobs WHERE id = '{job}' FOR NO KEY UPDATE"
-        ),
+        format!("-- job::begin_with_job\nBEGIN; SELECT lock_job('{tenant}', '{job}')"),
     )
     .await
 }
 
-/// Does the same as [`super::begin_for`], and locks the tenant's wallet and then the job's row until
-/// the transaction ends. Every transaction that moves credits keeps this order, so no two of them
-/// can deadlock.
+/// Does the same as [`super::begin_for`], and locks the tenant's wallet and then the job's row
+/// until the transaction ends. Every transaction that moves credits keeps this order, so no two of
+/// them can deadlock.
 ///
 /// # Errors
 /// Returns an error if a lock is not free within 2 seconds, if Postgres fails, or if no connection
@@ -42,13 +38,13 @@ pub async fn begin_with_wallet_and_job(
     pool: &PgPool,
     tenant: TenantId,
     job: JobId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let (locked, job) = (begin_and_lock_wallet(tenant), job.0);
+) -> sqlx::Result<Transaction> {
+    let locked = begin_and_lock_wallet(tenant);
+    let (tenant, job) = (tenant.0, job.0);
     begin_with(
         pool,
         format!(
-            "-- ledger::begin_with_wallet_and_job\n{locked};
-            SELECT FROM jobs WHERE id = '{job}' FOR NO KEY UPDATE"
+            "-- ledger::begin_with_wallet_and_job\n{locked}; SELECT lock_job('{tenant}', '{job}')"
         ),
     )
     .await

@@ -20,6 +20,7 @@ static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 /// The pools that [`watch`] has registered, with their names.
 static POOLS: Mutex<Vec<(&str, PgPool)>> = Mutex::new(Vec::new());
 
+/// Registers the metric with the first pool.
 static REGISTERED: Once = Once::new();
 
 /// Reports the connections of a pool in the metric from now on, under this name. A second pool with

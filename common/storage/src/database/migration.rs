@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{MigrateError as Failed, Migrator};
+use sqlx::migrate::{MigrateError as SqlxMigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
@@ -53,7 +53,7 @@ pub enum MigrateError {
     Database(#[from] sqlx::Error),
     /// A migration failed.
     #[error(transparent)]
-    Migration(#[from] Failed),
+    Migration(#[from] SqlxMigrateError),
 }
 
 /// A login that processes connect with.
@@ -68,8 +68,8 @@ pub struct Login {
     pub password: Option<SecretString>,
 }
 
-/// Creates the roles if the owner's login may do that, lets `runtime_login` act as all three
-/// runtime roles, and runs the missing migrations.
+/// Creates the roles if they are missing, lets `runtime_login` act as all three runtime roles, and
+/// runs the missing migrations. `owner_url` is the URL of the login that migrates.
 ///
 /// # Errors
 /// Returns a [`MigrateError`] if the schema cannot be migrated. Waits for locks for up to two
@@ -174,7 +174,7 @@ async fn try_once(
 
 /// Creates roles, sets up logins, and runs the missing migrations.
 async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), MigrateError> {
-    // If the roles exist already, the login does not need the right to create them.
+    // `ROLES` fails if the login may not create roles. That does not matter if the roles exist.
     if let Err(error) = connection.execute(ROLES).await
         && !roles_exist(connection).await?
     {
@@ -197,7 +197,9 @@ async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), Mi
 /// Whether a try failed only because it waited too long for a lock (`lock_not_available`).
 fn is_lock_timeout(error: &MigrateError) -> bool {
     let (MigrateError::Database(error)
-    | MigrateError::Migration(Failed::Execute(error) | Failed::ExecuteMigration(error, _))) = error
+    | MigrateError::Migration(
+        SqlxMigrateError::Execute(error) | SqlxMigrateError::ExecuteMigration(error, _),
+    )) = error
     else {
         return false;
     };
@@ -206,8 +208,8 @@ fn is_lock_timeout(error: &MigrateError) -> bool {
         .is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
-/// Describes the sessions that block `process`, and the tables that it waits for. Returns `None` if
-/// no session blocks it.
+/// Describes the sessions that block a session, and the tables that it waits for. `process` is the
+/// process id of the waiting session. Returns `None` if no session blocks it.
 async fn blocking_sessions(
     observer: &mut PgConnection,
     process: i32,
@@ -224,6 +226,7 @@ async fn blocking_sessions(
     .await
 }
 
+/// Whether all four database roles exist.
 async fn roles_exist(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let exist = sqlx::query_scalar!(
         r#"SELECT count(*) = 4 AS "there!" FROM pg_roles WHERE rolname IN ('platen_owner', 'platen_api', 'platen_worker', 'platen_reader')"#
@@ -234,8 +237,8 @@ async fn roles_exist(connection: &mut PgConnection) -> sqlx::Result<bool> {
 /// Creates a runtime login if it is missing, and lets it act as its roles.
 ///
 /// The login inherits nothing (`NOINHERIT`), so it has no rights before it takes a role. A login
-/// without a connection limit gets a limit, so that some connections are left for operators,
-/// whatever the processes do. A limit that somebody has set stays.
+/// without a connection limit gets a limit of at least 4, so that some connections are left for
+/// operators, whatever the processes do. A limit that somebody has set stays.
 async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Result<()> {
     let roles: Vec<String> = login
         .roles

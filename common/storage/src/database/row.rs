@@ -11,6 +11,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug)]
 pub struct RowId<I> {
     table: &'static str,
+    /// The row's id; the tenant's id for several rows of one tenant.
     id: I,
 }
 
@@ -36,10 +37,10 @@ impl<I: Display> RowId<I> {
         Self { table, id }
     }
 
-    /// Parses a name in a column.
+    /// Parses a name that was read from a column.
     ///
     /// # Errors
-    /// [`UnknownValue`], where the type has no such name.
+    /// Returns [`UnknownValue`] if the type has no such name.
     pub fn parse<T: FromStr>(&self, column: &'static str, name: &str) -> sqlx::Result<T> {
         name.parse()
             .map_err(|_| self.unknown(column, format!("{name:?}")))

@@ -2,15 +2,21 @@
 
 use domain::job::Capacity;
 
-/// A [`Capacity`] as arrays. The first three become the table `open`, with a row for each model. The
-/// other three become the table `shut`, with a row for each exclusion.
+/// A [`Capacity`] as arrays. The first three become the table `open`, with a row for each model.
+/// The other three become the table `shut`, with a row for each exclusion.
 #[derive(Default)]
 pub(super) struct CapacityColumns {
+    /// Column `model` of `open`.
     pub(super) models: Vec<String>,
+    /// Column `anywhere` of `open`.
     pub(super) jobs_on_all_lanes: Vec<i64>,
+    /// Column `at_home` of `open`.
     pub(super) jobs_on_first_lane: Vec<i64>,
+    /// Column `model` of `shut`.
     pub(super) excluded_models: Vec<Option<String>>,
+    /// Column `tenant` of `shut`: pseudonyms.
     pub(super) excluded_tenants: Vec<Option<String>>,
+    /// Column `everywhere` of `shut`.
     pub(super) excluded_on_all_lanes: Vec<bool>,
 }
 
@@ -32,9 +38,10 @@ impl CapacityColumns {
     }
 }
 
-/// A query that has a capacity as its tables `open` (the models that may be started) and `shut` (the
-/// exclusions). The arguments are the SQL before the two tables, the parts of the SQL after them, the
-/// [`CapacityColumns`], which are `$1` to `$6`, and the other parameters, from `$7`.
+/// A query that has a capacity as its tables `open` (the models whose jobs may be started) and
+/// `shut` (the exclusions). The arguments are the SQL before the two tables, the parts of the SQL
+/// after them, the [`CapacityColumns`], which are `$1` to `$6`, and the other parameters, from
+/// `$7`.
 macro_rules! with_capacity {
     ($before:tt, [$($after:tt),+], $columns:expr, $($arguments:tt)*) => {
         sqlx::query!(

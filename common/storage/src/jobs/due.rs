@@ -1,8 +1,9 @@
 //! Jobs that are due, in the order in which they start.
 //!
-//! A search begins at a [`Mark`] in the order of virtual time, not at the front. While somebody
-//! keeps a snapshot open, Postgres keeps the index entries of all jobs that were claimed since, and
-//! a search from the front would read them again each time.
+//! Jobs start in the order of their virtual time (column `turn`). A search begins at a [`Mark`] in
+//! this order, not at the front. While somebody keeps a snapshot open, Postgres keeps the index
+//! entries of all jobs that were claimed since, and a search from the front would read them again
+//! each time.
 
 use domain::id::JobId;
 use domain::job::{Capacity, DELIVERY_MARGIN};
@@ -14,20 +15,21 @@ use super::{COMMIT_MARGIN, interval};
 
 /// Where the search for the due jobs of a model begins.
 ///
-/// It promises that each job that is queued, due and before `turn` became due at `since` or later.
-/// So there are two places to look: from `turn` on, and at the few jobs that became due lately.
+/// It promises: a job of the model that is queued and due, and whose virtual time is before `turn`,
+/// became due at `since` or later. So a search looks at two places: at the jobs from `turn` on, and
+/// at the few jobs that became due at `since` or later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Catalogue id of the model.
     pub model: String,
-    /// The virtual time.
+    /// The virtual time at which the search begins, in microseconds.
     pub turn: i64,
     /// The earliest time at which a job before `turn` became due.
     pub since: OffsetDateTime,
 }
 
 impl Mark {
-    /// The front of the queue. A search from here reads all entries.
+    /// The front of the model's queue. A search from here reads all entries.
     pub fn front(model: &str) -> Self {
         Self {
             model: model.to_owned(),
@@ -37,7 +39,7 @@ impl Mark {
         }
     }
 
-    /// The mark of each model of `capacity`: one of `marks`, or else the front.
+    /// The mark of each model of `capacity`: the one in `marks`, or else the front.
     pub fn of_models(capacity: &Capacity, marks: &[Self]) -> Vec<Self> {
         let models = capacity.models().iter();
         let marks = models.map(|open| {
@@ -57,6 +59,7 @@ struct MarkColumns {
 }
 
 impl MarkColumns {
+    /// The columns of these marks.
     fn of(marks: &[Mark]) -> Self {
         let mut columns = Self::default();
         for mark in marks {
@@ -72,12 +75,13 @@ impl MarkColumns {
 /// tables:
 ///
 /// - `paused`: the pauses that operators have set.
-/// - `marked`: the open models with their marks.
-/// - `late`: jobs before the mark. An index holds the jobs by the time at which they became due.
+/// - `marked`: the models of `open` with their marks.
+/// - `late`: due jobs before their model's mark. An index has the jobs by the time at which they
+///   become due.
 /// - `in_the_making`: due jobs that need no capacity. A partial index holds only those.
 ///
-/// The SQL is given in three parts: up to the tables, the tables that choose among the jobs from the
-/// mark on, and the query that unites all.
+/// `$with` is the SQL before all tables, `$tables` the tables that choose among the jobs from the
+/// mark on, and `$select` the query that unites all.
 macro_rules! due_jobs {
     ($pool:expr, $limit:expr, $capacity:expr, $marks:expr, $with:tt, $tables:tt, $select:tt) => {{
         let columns = CapacityColumns::of($capacity);
@@ -131,9 +135,9 @@ macro_rules! due_jobs {
 /// most `limit`. The search begins at `marks`; a model without a mark is searched from the front.
 ///
 /// For each model it returns no more jobs than its lanes have capacity for, so the backlog of one
-/// model cannot hide the jobs of another. As in [`super::claim`], two kinds of jobs need no capacity: a
-/// job that a provider is still working on, and a job that has an image to deliver and whose
-/// deadline is near. Jobs of models that `capacity` does not name are left to other workers.
+/// model cannot hide the jobs of another. As in [`super::claim`], two kinds of jobs need no
+/// capacity: a job that a provider is still working on, and a job that has an image to deliver and
+/// whose deadline is near. Jobs of models that `capacity` does not name are left to other workers.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -169,8 +173,8 @@ pub async fn due(
 }
 
 /// Does the same as [`due`] if there are exclusions. It reads the next jobs of each tenant
-/// separately. Otherwise it would have to read the whole backlog of an excluded tenant to find the
-/// jobs after that backlog.
+/// separately. One search over all tenants would have to read the whole backlog of an excluded
+/// tenant to find the jobs after that backlog.
 ///
 /// How the statement works:
 /// - `waiting` lists the tenants with queued jobs of each model. This is a loose index scan: the
@@ -223,12 +227,13 @@ pub(super) async fn due_by_tenant(
     )
 }
 
-/// Moves marks on, to the first jobs that are queued and due. A mark stays while a job before it is
-/// queued and due. `from_front` looks for the first jobs in the whole queue; then a mark may move
-/// back. A mark also moves back to the front if the database's clock was set back.
+/// Moves each mark on, to the first job of its model that is queued and due. A mark stays as long
+/// as a job before it is queued and due. With `from_front` the first job is looked for in the whole
+/// queue, so a mark may also move back. A mark moves back to the front if the database's clock was
+/// set back.
 ///
-/// `since` becomes a time before now, because a job that became due before may be committed after
-/// this statement has looked. [`COMMIT_MARGIN`] is longer than that takes.
+/// `since` becomes [`COMMIT_MARGIN`] before now and not now: a job that is due already may be
+/// committed after this statement has looked, and a later search must find it.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -273,6 +278,7 @@ pub async fn next_marks(
             if row.has_late {
                 return mark;
             }
+            // If no job is left, the mark moves to the lowest virtual time of later jobs.
             Mark {
                 turn: row
                     .first
@@ -284,7 +290,8 @@ pub async fn next_marks(
         .collect())
 }
 
-/// The virtual time of a job that is submitted at this time by a tenant without a backlog.
+/// The lowest virtual time that a job gets that is submitted at this time, in microseconds
+/// (`common::admission`).
 fn virtual_time(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }

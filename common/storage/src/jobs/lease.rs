@@ -2,10 +2,10 @@
 //! fence.
 //!
 //! Statements that find a job by its id ask for its state by other columns: a running job has
-//! `lease_until`, an ended one `finished_at`, and a queued one neither (constraints
+//! `lease_until`, an ended one `finished_at`, and a queued one neither (rules
 //! `leased_while_running` and `finished_when_terminal`). If they named `state`, the planner could
-//! choose a partial index, such as that of all running jobs, because few were running when it made
-//! the plan. That index holds all that a long snapshot keeps.
+//! choose a partial index, such as the one of all running jobs, because few jobs were running when
+//! it made the plan. While somebody keeps a snapshot open, such an index grows with every job.
 
 use std::time::Duration;
 
@@ -29,9 +29,9 @@ use crate::database::{GuardedWrite, UnexpectedRowCount, one_row};
 /// The claim returns what a first attempt needs, so that it needs no second transaction.
 ///
 /// Returns `None` if the job may not be started now: it is no longer queued, not due, past its
-/// deadline or paused, its lanes are unavailable, or `capacity` does not name its model. Another
-/// worker may run a model that this worker does not offer. The ready queue is only a hint, so this
-/// statement checks everything again, atomically.
+/// deadline or paused, its lanes are unavailable, or `capacity` does not name its model. A job of a
+/// model that this worker does not offer is left to other workers. The ready queue is only a hint,
+/// so this statement checks everything again, atomically.
 ///
 /// Two kinds of jobs need no capacity, because they begin no new call: a job that a provider is
 /// still working on (column `operating`), and a job that has an image to deliver (column `stocked`)
@@ -86,6 +86,7 @@ pub async fn claim(
     .fetch_optional(pool)
     .await?;
     Ok(row.map(|row| Claim {
+        // If the request cannot be parsed, this is `None`: `super::request` then returns the error.
         first_request: row
             .generation
             .filter(|_| row.fence == 1 && row.calls_started == 0)
@@ -130,9 +131,9 @@ pub(super) fn parse_traceparent(id: JobId, text: &str) -> Option<TraceParent> {
         .ok()
 }
 
-/// Renews all leases of a worker, in one statement. `held` are its jobs and their fences. Returns
-/// the jobs whose lease was renewed. The worker has lost the other jobs and must stop working on
-/// them.
+/// Renews all leases of a worker, in one statement. `held` are its jobs and their fences. Each
+/// lease then lasts for `lease` from now. Returns the jobs whose lease was renewed. The worker has
+/// lost the other jobs and must stop working on them.
 ///
 /// A lease that has expired but was not reaped yet is renewed, too, because no other worker has the
 /// job.
@@ -166,7 +167,7 @@ pub async fn renew(
 ///
 /// Looks only at jobs that were claimed at `claimed_since` or later; `None` looks at all. No index
 /// contains the end of a lease, because it changes with each renewal. So all running jobs are read,
-/// and there are no more of them than workers have places.
+/// and there are no more of them than the workers have slots.
 ///
 /// Returns no job until Postgres has been running for the time of one `lease`. While Postgres was
 /// down, no worker could renew its leases, so an expired lease does not show that its worker has
@@ -198,8 +199,10 @@ pub async fn expired_leases(
         .collect())
 }
 
-/// The time since which every running job was claimed, less [`super::COMMIT_MARGIN`] if no job is
-/// running. Looks only at jobs that were claimed at `claimed_since` or later.
+/// A time for the next `claimed_since`: no running job was claimed before it. It is when the
+/// running job that was claimed first was claimed, but at least [`super::COMMIT_MARGIN`] before
+/// now, because a claim may be committed after this statement has looked. Looks only at jobs that
+/// were claimed at `claimed_since` or later.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -238,8 +241,8 @@ pub async fn jobs_past_deadline(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(
         .collect())
 }
 
-/// Moves the deadline of a locked, open job to `more` from now. This happens only once for each
-/// job. Returns `false` if it has happened before.
+/// Moves the deadline of a locked, open job to now plus `more`. The deadline of a job is moved only
+/// once. Returns `false` and changes nothing if it was moved before.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -261,7 +264,8 @@ pub async fn extend(
     Ok(extended.rows_affected() == 1)
 }
 
-/// Whether the lease of a locked job has expired, on the database's clock.
+/// Whether the lease of a locked job has expired, on the database's clock. `false` if the job has
+/// no lease.
 ///
 /// # Errors
 /// Returns an error if there is no such job, or if Postgres fails.
@@ -333,7 +337,8 @@ pub struct End<'a> {
     pub state: State,
     /// Class of the outcome.
     pub outcome: Class,
-    /// The message for the customer: why the job ended, and what was charged.
+    /// The message for the customer: why the job ended, and, unless all was delivered, what was
+    /// charged.
     pub reason: &'a str,
     /// Delivered outputs.
     pub delivered: i32,
@@ -343,19 +348,19 @@ pub struct End<'a> {
     pub released: Credits,
 }
 
-/// What remains to be done for a job that has ended.
+/// Facts about a job that has ended, which decide what else its transaction must write.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// Whether its request names images.
+    /// Whether its request has input images. Some may be uploads, which count as used now.
     pub has_inputs: bool,
-    /// Whether its tenant has set how long files are kept.
+    /// Whether its tenant has set how long files are kept, so that their deletion must be planned.
     pub has_retention: bool,
 }
 
 /// Ends an open, locked job, and its open calls. The class of these calls becomes
 /// [`Class::Unknown`]. Nobody will read their answers any more, but the provider may still bill us
-/// for them, so they keep their expected cost. `one_full_settlement` in the database rejects an end
-/// whose captured and released credits are not the hold.
+/// for them, so they keep their expected cost. The rule `one_full_settlement` in the database
+/// rejects an end whose captured and released credits are not the hold.
 ///
 /// # Errors
 /// Returns [`UnexpectedRowCount`] and changes nothing if the job is not open, and an error if

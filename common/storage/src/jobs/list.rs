@@ -1,13 +1,18 @@
-//! SQL of the lists of jobs, for tenants and operators.
+//! SQL of the lists of jobs, for tenants and operators. The order is by id, which contains the time
+//! of the job's creation.
 
 use domain::id::{JobId, TenantId};
 use domain::job::{Cost, Job, JobAttributes, State};
 use domain::outcome::Class;
 use sqlx::{PgConnection, PgPool};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::whole_jobs;
 use crate::database::row::RowId;
+
+/// By how much the time in a job's id may differ from `created_at`, at most. The api makes the id by its
+/// own clock, and the job is written when the wallet is free.
+const ID_TIME_MARGIN: Duration = Duration::HOUR;
 
 /// Which of a tenant's jobs to list. `None` matches every job.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +87,13 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
         .iter()
         .map(|state| state.as_str().to_owned())
         .collect();
+    // No index has `created_at`, but an id contains nearly the same time. So a search by time reads
+    // a part of the primary key, and not the whole table.
+    let before = search.before;
+    let before = before.map(|at| JobId::first_at(at.saturating_add(ID_TIME_MARGIN)));
+    let until = before.into_iter().chain(search.after).min();
+    let since = search.since;
+    let from = since.map(|at| JobId::first_at(at.saturating_sub(ID_TIME_MARGIN)));
     whole_jobs!(
         "-- job::search
         SELECT ",
@@ -89,7 +101,8 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
         WHERE ($1::uuid[] IS NULL OR id = ANY($1)) AND ($2::uuid IS NULL OR tenant_id = $2) AND ($3::text IS NULL OR model = $3)
           AND (cardinality($4::text[]) = 0 OR state = ANY($4)) AND ($5::text IS NULL OR outcome = $5)
           AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7) AND ($8::uuid IS NULL OR id < $8)
-        ORDER BY id DESC LIMIT $9",
+          AND ($9::uuid IS NULL OR id >= $9)
+        ORDER BY id DESC LIMIT $10",
         search.ids.as_deref() as Option<&[JobId]>,
         search.tenant as Option<TenantId>,
         search.model,
@@ -97,7 +110,8 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
         search.outcome.map(Class::as_str),
         search.since,
         search.before,
-        search.after as Option<JobId>,
+        until as Option<JobId>,
+        from as Option<JobId>,
         limit,
     )
     .fetch_all(pool)

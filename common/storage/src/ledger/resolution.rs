@@ -1,9 +1,11 @@
 //! SQL that resolves a hold.
 //!
-//! A wallet and a lot that is being spent change with every job. While somebody keeps a snapshot
-//! open, all their versions stay. A search by key alone would read them one after the other, oldest
-//! first. So the newest version is found from the end of an index, and then changed at its place
-//! (`ctid`). The place cannot change meanwhile, because the caller holds the wallet's lock.
+//! The rows of a wallet, and of a lot that is being spent, change with every job. While somebody
+//! keeps a snapshot open, Postgres keeps all versions of these rows. A search by key alone would
+//! read them one after the other, oldest first. So the newest version is found from the end of an
+//! index, and then changed at its place (`ctid`). The place cannot change meanwhile, because the
+//! caller holds the wallet's lock. `id BETWEEN $2 AND $2` means `id = $2`, for which the planner
+//! would ignore `ORDER BY`.
 
 use sqlx::PgConnection;
 
@@ -43,7 +45,8 @@ pub async fn resolve(
     consumed: &[Credits],
     transfers: &[Transfer],
 ) -> sqlx::Result<()> {
-    // Most jobs have one share and one transfer. So each statement takes one of both.
+    // Most jobs have one share and one transfer, so each statement takes one share and one
+    // transfer.
     for step in 0..shares.len().max(transfers.len()) {
         let share = shares.get(step).zip(consumed.get(step));
         let transfer = transfers.get(step);
@@ -55,8 +58,8 @@ pub async fn resolve(
     Ok(())
 }
 
-/// Settles a share, and books a transfer as [`super::post`] does. Returns how many of both were
-/// written.
+/// Settles a share, if there is one, and books a transfer, if there is one, as [`super::post`]
+/// does. Returns how many shares and transfers were written in total.
 async fn resolve_step(
     connection: &mut PgConnection,
     tenant: TenantId,

@@ -4,7 +4,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 /// How many rows are read at once.
-const PAGE: i64 = 500;
+const PAGE_ROWS: i64 = 500;
 
 /// A kind of rows that name files which must be in the bucket.
 #[derive(Clone, Copy)]
@@ -51,7 +51,7 @@ impl Table {
                     "-- verify::artifacts
                     SELECT id, object_key, sha256, bytes FROM artifacts WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2",
                     after,
-                    PAGE
+                    PAGE_ROWS
                 )
                 .fetch_all(pool)
                 .await
@@ -63,7 +63,7 @@ impl Table {
                     SELECT c.id, object_key AS "object_key!", sha256 AS "sha256!", bytes AS "bytes!" FROM jobs j JOIN calls c ON c.job_id = j.id
                     WHERE j.state IN ('queued', 'running') AND c.object_key IS NOT NULL AND c.id > $1 ORDER BY c.id LIMIT $2"#,
                     after,
-                    PAGE
+                    PAGE_ROWS
                 )
                 .fetch_all(pool)
                 .await
@@ -74,7 +74,7 @@ impl Table {
                     "-- verify::uploads
                     SELECT id, object_key, sha256, bytes FROM uploads WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2",
                     after,
-                    PAGE
+                    PAGE_ROWS
                 )
                 .fetch_all(pool)
                 .await

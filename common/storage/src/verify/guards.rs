@@ -26,7 +26,7 @@ pub const INVARIANT: Invariant = Invariant {
 };
 
 /// What separates the three parts of a line.
-const PART: &str = " | ";
+const SEPARATOR: &str = " | ";
 
 /// The result of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub async fn facts(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Describes the differences in words.
+/// Describes in words how the guards of this database differ from the list.
 fn compare(expected: &str, facts: &[String]) -> Vec<Finding> {
     let expected: BTreeMap<_, _> = expected.lines().filter_map(parts).collect();
     let found: BTreeMap<_, _> = facts.iter().filter_map(|line| parts(line)).collect();
@@ -105,9 +105,10 @@ fn compare(expected: &str, facts: &[String]) -> Vec<Finding> {
         .collect()
 }
 
-/// Splits a line into kind, object and definition. Returns `None` for an empty line.
+/// Splits a line into kind, object and definition. A grant has no definition. Returns `None` for a
+/// line without an object, such as an empty one.
 fn parts(line: &str) -> Option<((Kind<'_>, &str), &str)> {
-    let mut parts = line.splitn(3, PART);
+    let mut parts = line.splitn(3, SEPARATOR);
     let (kind, object) = (parts.next()?, parts.next()?);
     Some(((Kind(kind), object), parts.next().unwrap_or_default()))
 }
@@ -117,6 +118,7 @@ fn parts(line: &str) -> Option<((Kind<'_>, &str), &str)> {
 struct Kind<'a>(&'a str);
 
 impl Kind<'_> {
+    /// The words for a guard that the database lacks.
     fn missing(self, object: &str, must: &str) -> String {
         match self.0 {
             "grant" => format!("a grant is missing: {object}"),
@@ -124,6 +126,7 @@ impl Kind<'_> {
         }
     }
 
+    /// The words for a guard with another definition.
     fn differs(self, object: &str, is: &str, must: &str) -> String {
         let hint = match self.0 {
             "policy" if is.contains("(true)") && !must.contains("(true)") => {
@@ -137,6 +140,7 @@ impl Kind<'_> {
         format!("{} {object} is: {is}; it must be: {must}{hint}", self.0)
     }
 
+    /// The words for what the database has and the list has not.
     fn unlisted(self, object: &str, is: &str) -> String {
         match self.0 {
             "grant" => format!("{object}, which is not allowed"),

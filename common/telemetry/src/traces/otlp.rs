@@ -69,6 +69,10 @@ pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, TraceExpo
     ))
 }
 
+/// The exporter to the collector.
+///
+/// # Errors
+/// Returns an error outside a Tokio runtime, or if the configuration is not valid.
 fn exporter() -> Result<SpanExporter, Box<dyn Error>> {
     let client = Client {
         http: reqwest::Client::builder().timeout(EXPORT_TIMEOUT).build()?,
@@ -88,6 +92,7 @@ impl Drop for TraceExporter {
     }
 }
 
+/// Makes a span a child of `parent`, which has the form `00-<trace id>-<span id>-<flags>`.
 pub(super) fn set_parent(span: &Span, parent: &TraceParent) {
     let text = parent.as_str();
     let (trace, id, flags) = (&text[3..35], &text[36..52], &text[53..]);
@@ -104,6 +109,7 @@ pub(super) fn set_parent(span: &Span, parent: &TraceParent) {
     let _off = span.set_parent(Context::new().with_remote_span_context(parent));
 }
 
+/// The `traceparent` that continues the trace of a span; `None` if the span is not recorded.
 pub(super) fn traceparent(span: &Span) -> Option<TraceParent> {
     let context = span.context();
     let span_context = context.span().span_context().clone();

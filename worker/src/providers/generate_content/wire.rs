@@ -104,7 +104,7 @@ pub(super) struct ImageOutputOptions {
 /// The answer. Every field may be missing, and unknown fields are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Reply {
+pub(super) struct GenerateContentResponse {
     #[serde(default)]
     pub candidates: Vec<Candidate>,
     pub prompt_feedback: Option<PromptFeedback>,

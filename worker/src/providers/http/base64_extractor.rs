@@ -25,9 +25,11 @@ const ESCAPED_PLACEHOLDER_PREFIX: &str = "file\\u0001";
 /// Reads JSON in chunks, and takes the files out of the JSON.
 #[derive(Default)]
 pub(super) struct Base64Extractor {
+    /// The JSON so far, with placeholders for the files.
     text: Vec<u8>,
+    /// The files, decoded. `None` for a string that is not base64.
     files: Vec<Option<Vec<u8>>>,
-    /// How many bytes the first file may have.
+    /// How many bytes to reserve for the first file; 0 once it has begun.
     capacity: usize,
     state: ScanState,
 }
@@ -107,9 +109,12 @@ impl Base64Extractor {
         rest
     }
 
+    /// Takes the next bytes in a string. A string of [`MIN_EXTRACTED_BYTES`] whose field may hold a
+    /// file moves into a decoder.
     fn in_string<'a>(&mut self, chunk: &'a [u8], start: usize, kind: FieldKind) -> &'a [u8] {
         let (run, rest) = split_run(chunk);
-        // Only so much of a file goes through the text as is needed to know that it is a file.
+        // Of a file, only the first `MIN_EXTRACTED_BYTES` go through the text. Then it is known to
+        // be a file.
         let missing = MIN_EXTRACTED_BYTES.saturating_sub(self.text.len() - start);
         let (first, more) = run.split_at(run.len().min(missing));
         self.text.extend(first.iter().copied().map(printable));
@@ -137,6 +142,8 @@ impl Base64Extractor {
         rest.get(1..).unwrap_or_default()
     }
 
+    /// Takes the next bytes of a file. At the end of its string, its placeholder goes into the
+    /// text.
     fn in_file<'a>(&mut self, chunk: &'a [u8], mut file: FileDecoder) -> &'a [u8] {
         if file.is_in_escape() {
             file.push_escape(chunk[0]);
@@ -187,7 +194,8 @@ impl FieldKind {
     }
 }
 
-/// A space for a control byte. Some servers write line breaks without escapes, which JSON does not allow.
+/// Replaces a control byte by a space. Some servers write line breaks without escapes, which JSON
+/// does not allow.
 fn printable(byte: u8) -> u8 {
     if byte < b' ' { b' ' } else { byte }
 }

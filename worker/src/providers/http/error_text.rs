@@ -14,6 +14,7 @@ const MAX_TEXT_BYTES: usize = 64 << 10;
 /// Reads JSON in chunks, and keeps the beginning of each string.
 #[derive(Default)]
 pub(super) struct ErrorText {
+    /// What is kept.
     text: Vec<u8>,
     state: ScanState,
 }
@@ -23,20 +24,21 @@ pub(super) struct ErrorText {
 enum ScanState {
     #[default]
     OutsideString,
-    /// In a string of which `kept_bytes` bytes are kept. `after_high_surrogate` says that they end
-    /// with the first escape of a character that needs two escapes (a UTF-16 surrogate pair).
+    /// In a string of which `kept_bytes` bytes are kept. `after_high_surrogate` says that these
+    /// bytes end with the first escape of a character that needs two escapes (a UTF-16 surrogate
+    /// pair).
     String {
         kept_bytes: usize,
         after_high_surrogate: bool,
     },
-    /// In an escape.
+    /// In an escape of a string.
     Escape(Escape),
 }
 
 /// An escape of a string that is not complete yet.
 #[derive(Clone, Copy)]
 struct Escape {
-    /// How many bytes of the string are kept.
+    /// How many bytes of the string before the escape are kept.
     kept_bytes: usize,
     /// How many characters have come after the backslash.
     length: usize,
@@ -52,6 +54,7 @@ impl ErrorText {
         }
     }
 
+    /// Keeps or drops the next byte, and moves to the next state.
     fn push_byte(&mut self, byte: u8) {
         let (is_kept, next) = match (self.state, byte) {
             (ScanState::OutsideString, b'"') => {
@@ -103,8 +106,8 @@ impl ErrorText {
         }
     }
 
-    /// The state after the next byte of an escape. A `u` is followed by four digits, and any other
-    /// character ends the escape.
+    /// The state after `byte`, the next byte of an escape. If the character after the backslash is
+    /// `u`, four digits follow. Any other character ends the escape.
     fn after_escape(&self, escape: Escape, byte: u8) -> ScanState {
         let Escape {
             kept_bytes,
@@ -115,6 +118,8 @@ impl ErrorText {
             let length = length + 1;
             return ScanState::Escape(Escape { length, ..escape });
         }
+        // The first three digits. The fourth is `byte`, which is not in the text yet. The digits of
+        // a high surrogate are D800 to DBFF.
         let digits = self.text.last_chunk::<3>().unwrap_or(&[0; 3]);
         let after_high_surrogate = is_kept
             && length == 4
@@ -122,6 +127,7 @@ impl ErrorText {
                 digits,
                 [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _]
             );
+        // The backslash, the characters after it, and `byte`.
         let kept_bytes = kept_bytes + if is_kept { length + 2 } else { 0 };
         ScanState::String {
             kept_bytes,
@@ -129,7 +135,8 @@ impl ErrorText {
         }
     }
 
-    /// The text that was kept. It is valid JSON if the text began as JSON.
+    /// The text that was kept. If it is JSON that breaks off, it is closed where possible
+    /// ([`close_truncated`]), so that it can be parsed.
     pub(super) fn finish(self) -> String {
         let text = String::from_utf8_lossy(&self.text).into_owned();
         close_truncated(&text).unwrap_or(text)
@@ -158,12 +165,14 @@ fn close_truncated(text: &str) -> Option<String> {
 struct OpenParts {
     /// The brackets that close the open objects and lists, the outermost first.
     brackets: String,
+    /// Whether the text ends in a string.
     in_string: bool,
     /// Where the last comma outside a string is.
     last_comma: Option<usize>,
 }
 
 impl OpenParts {
+    /// Finds what is open at the end of `text`.
     fn scan(text: &str) -> Self {
         let mut open = Self::default();
         let mut escaped = false;

@@ -59,13 +59,14 @@ impl Default for Base64 {
 /// The text of an answer, and the files that were extracted from it.
 #[derive(Default)]
 pub(in crate::providers) struct ExtractedBody {
+    /// The JSON, with placeholders for the files.
     text: Bytes,
-    /// `None` for a string that is not base64.
+    /// The files, decoded. `None` for a string that is not base64.
     files: Vec<Option<Bytes>>,
 }
 
 impl ExtractedBody {
-    /// The text and files of an answer. The files share the memory permit.
+    /// The text and files of an answer. Each file gets its part of the memory permit.
     pub(super) fn new(
         text: Vec<u8>,
         files: Vec<Option<Vec<u8>>>,
@@ -126,15 +127,15 @@ impl ExtractedBody {
     pub(in crate::providers) fn image_in_url(
         &self,
         dialect: Dialect,
-        address: &str,
+        url: &str,
     ) -> Option<Result<Bytes, Failure>> {
-        let is_file = address.starts_with(PLACEHOLDER_PREFIX) || is_data_url(address.as_bytes());
-        let field = || Base64::Received(address.to_owned());
+        let is_file = url.starts_with(PLACEHOLDER_PREFIX) || is_data_url(url.as_bytes());
+        let field = || Base64::Received(url.to_owned());
         is_file.then(|| self.image(dialect, &field()))
     }
 
     /// The file that a string stands for: the extracted file of a placeholder, or the decoded
-    /// base64 of a short string.
+    /// base64 of a string that was too short to be extracted. Returns `None` if it is not base64.
     fn file(&self, text: &str) -> Option<Bytes> {
         let extracted = text.strip_prefix(PLACEHOLDER_PREFIX).and_then(|number| {
             let number: usize = number.parse().ok()?;

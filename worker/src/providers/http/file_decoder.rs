@@ -23,10 +23,12 @@ const UNPADDED: GeneralPurpose = GeneralPurpose::new(
 /// whitespace or control bytes between them, with or without padding, and after the head of a
 /// `data:` URL.
 pub(super) struct FileDecoder {
-    /// The text so far, as long as it may be the head of a `data:` URL.
+    /// The text so far, while it may be the head of a `data:` URL; `None` after that.
     head: Option<Vec<u8>>,
+    /// The decoded bytes.
     bytes: Vec<u8>,
-    /// The characters of a group that is not complete yet: fewer than four.
+    /// The characters of a group that is not complete yet: fewer than four. Four characters of
+    /// base64 are one group, which stands for three bytes.
     group: Vec<u8>,
     /// The characters of a JSON escape that is not complete yet.
     escape: Vec<u8>,
@@ -64,6 +66,7 @@ impl FileDecoder {
         let Some(mut head) = self.head.take() else {
             return self.decode(run);
         };
+        // The head of a `data:` URL ends at the first comma.
         head.extend_from_slice(run);
         let compared = head.len().min(DATA_SCHEME.len());
         if !head[..compared].eq_ignore_ascii_case(&DATA_SCHEME[..compared]) {
@@ -79,13 +82,14 @@ impl FileDecoder {
         }
     }
 
+    /// Decodes the next characters after the head. If they are not base64, drops everything.
     fn decode(&mut self, run: &[u8]) {
         if self.is_invalid {
             return;
         }
         // Nearly all text is plain base64, which is decoded where it is, without a copy.
         if self.is_padded || !self.decode_plain(run) {
-            let plain = self.plain(run);
+            let plain = self.normalized(run);
             self.is_invalid |= !self.decode_plain(&plain);
         }
         if self.is_invalid {
@@ -93,33 +97,36 @@ impl FileDecoder {
         }
     }
 
-    /// Decodes characters of the standard alphabet. Returns `false` and decodes nothing if there are
-    /// others.
+    /// Decodes characters of the standard alphabet. Returns `false` and decodes nothing if there
+    /// are other characters.
     fn decode_plain(&mut self, run: &[u8]) -> bool {
-        let (decoded, begun) = (self.bytes.len(), self.group.len());
-        let (end, rest) = run.split_at(run.len().min((4 - begun) % 4));
-        let (groups, begin) = rest.split_at(rest.len() / 4 * 4);
-        if !end.iter().chain(begin).copied().all(is_base64) {
+        let (old_bytes, old_group) = (self.bytes.len(), self.group.len());
+        // The rest of the group that has begun, then complete groups, then the begin of another
+        // group.
+        let (group_end, rest) = run.split_at(run.len().min((4 - old_group) % 4));
+        let (groups, group_begin) = rest.split_at(rest.len() / 4 * 4);
+        if !group_end.iter().chain(group_begin).copied().all(is_base64) {
             return false;
         }
-        self.group.extend_from_slice(end);
+        self.group.extend_from_slice(group_end);
         let is_complete = self.group.len() == 4;
         let first: &[u8] = if is_complete { &self.group } else { &[] };
         let mut decode = |group| UNPADDED.decode_vec(group, &mut self.bytes).is_ok();
         if !(decode(first) && decode(groups)) {
-            self.bytes.truncate(decoded);
-            self.group.truncate(begun);
+            self.bytes.truncate(old_bytes);
+            self.group.truncate(old_group);
             return false;
         }
         if is_complete {
             self.group.clear();
         }
-        self.group.extend_from_slice(begin);
+        self.group.extend_from_slice(group_begin);
         true
     }
 
-    /// The characters of the standard alphabet that stand for a text.
-    fn plain(&mut self, run: &[u8]) -> Vec<u8> {
+    /// Converts characters to the standard alphabet, and removes padding and whitespace. Notes
+    /// padding, and characters that are not base64.
+    fn normalized(&mut self, run: &[u8]) -> Vec<u8> {
         let mut plain = Vec::with_capacity(run.len());
         for &byte in run {
             match byte {
@@ -153,7 +160,9 @@ impl FileDecoder {
             _ => None,
         };
         self.escape.clear();
-        // Only a control byte that is not escaped is a fault of the server that can be ignored.
+        // An escaped control byte, except whitespace, makes the text invalid. A control byte
+        // without an escape is ignored (`normalized`), because some servers write line breaks like
+        // that.
         let character = character.filter(|&byte| byte.is_ascii_whitespace() || byte > b' ');
         match character {
             Some(character) => self.push(&[character]),
@@ -164,22 +173,25 @@ impl FileDecoder {
     /// The complete file. Returns `None` if the text is not base64.
     pub(super) fn finish(mut self) -> Option<Vec<u8>> {
         match self.head.take() {
+            // The text is too short to be a URL.
             Some(head) if head.len() < DATA_SCHEME.len() => self.decode(&head),
             // The head of a `data:` URL without a file.
             Some(_) => self.is_invalid = true,
             None => {}
         }
+        // The last group may be shorter than the others, but a single character is not valid.
         self.is_invalid |= UNPADDED.decode_vec(&self.group, &mut self.bytes).is_err();
         (!self.is_invalid).then_some(self.bytes)
     }
 }
 
 /// Whether a URL contains the file itself.
-pub(super) fn is_data_url(address: &[u8]) -> bool {
-    let scheme = address.get(..DATA_SCHEME.len());
+pub(super) fn is_data_url(url: &[u8]) -> bool {
+    let scheme = url.get(..DATA_SCHEME.len());
     scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(DATA_SCHEME))
 }
 
+/// Whether a character belongs to the standard alphabet.
 fn is_base64(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
 }

@@ -1,4 +1,4 @@
-//! Answers of Gemini Interactions: an operation that still runs, an image, or a failure.
+//! Answers of Gemini Interactions: an interaction that still runs, an image, or a failure.
 
 use bytes::Bytes;
 use domain::catalog::Tokens;
@@ -12,9 +12,9 @@ use crate::providers::{Answer, Reply, gemini, google};
 
 pub(super) const DIALECT: Dialect = Dialect::Interactions;
 
-/// Classifies an answer whose HTTP status is not a success. For the statuses of a bad request and
-/// of throttling, the error's code is more exact than the status. Only the message tells that a
-/// quota never renews.
+/// Classifies an answer whose HTTP status is not a success. If the status means a bad request or
+/// throttling, the error's code is more exact than the status. Only the message tells that a quota
+/// does not renew.
 pub(super) fn http_failure(received: &Received) -> Failure {
     let mut failure = google::http_failure(DIALECT, received);
     let Ok(ErrorBody { error }) = received.body.read() else {
@@ -31,12 +31,12 @@ pub(super) fn http_failure(received: &Received) -> Failure {
     failure.with_provider_message(message)
 }
 
-/// Parses an answer with HTTP 200. Its interaction still runs, or has ended.
+/// Parses an answer whose HTTP status is a success. Its interaction still runs, or has ended.
 ///
 /// # Errors
 ///
-/// Returns an error if the answer is not an interaction, or if the interaction still runs but has
-/// no id that can be polled.
+/// Returns an error if the answer is not an interaction, if the interaction has no status, or if it
+/// still runs but has no id that can be polled.
 pub(super) fn parse(body: &ExtractedBody) -> Result<Reply, Failure> {
     let invalid = |detail: String| Failure::new(table::class(DIALECT, "not_json"), detail);
     let interaction: Interaction =
@@ -48,6 +48,7 @@ pub(super) fn parse(body: &ExtractedBody) -> Result<Reply, Failure> {
         return Ok(Reply::Answered(convert_ended(interaction, body)));
     }
     match interaction.id {
+        // Only whether the id is usable matters here, so any base URL will do.
         Some(id) if operation::url(gemini::BASE_URL, &id).is_some() => Ok(Reply::Operation(id)),
         _ => Err(invalid(
             "work in the background without a usable operation".to_owned(),
@@ -78,7 +79,7 @@ fn image(interaction: &Interaction, body: &ExtractedBody) -> Result<Bytes, Failu
     };
     let status = interaction.status.as_deref().unwrap_or_default();
     // An interaction that was cut short may hold a complete image. The image was paid for, so it is
-    // used. An image of a failed or cancelled interaction is not.
+    // used. An image of a failed or canceled interaction is not used.
     let may_have_image = matches!(
         status,
         "completed" | "incomplete" | "budget_exceeded" | "requires_continuation"
@@ -127,8 +128,8 @@ impl Interaction {
         steps.take_while(move |step| !is_input(step))
     }
 
-    /// The last image of the output, because thoughts hold only drafts. If the output has no image,
-    /// the last image of a thought.
+    /// The last image of the output. If the output has no image, the last image of a thought.
+    /// Thoughts come second, because they usually hold only drafts.
     fn image(&self) -> Option<&Image> {
         let output = self.newest_steps().find_map(|step| match step {
             Step::ModelOutput { content, .. } => last_image(content),

@@ -1,13 +1,13 @@
-//! Builds the URL of an operation, whose name comes from the provider.
+//! Builds the URL of an operation. The id of an operation comes from the provider.
 
 use reqwest::Url;
 
-/// The longest name of an operation that is used, in bytes.
+/// The longest id of an interaction that is used, in bytes.
 pub(super) const MAX_ID_LENGTH: usize = 500;
 
-/// The URL of an operation. `collection` is the URL of all interactions. Returns `None` if the name
-/// cannot be exactly one path segment: the name comes from the provider, and must not lead to
-/// another address.
+/// The URL of one interaction. `collection` is the URL of all interactions, and `operation` is the
+/// id of the interaction. Returns `None` if the id is longer than [`MAX_ID_LENGTH`], or cannot be
+/// exactly one path segment: the id comes from the provider, and must not lead to another address.
 pub(super) fn url(collection: &str, operation: &str) -> Option<Url> {
     if operation.is_empty()
         || operation.len() > MAX_ID_LENGTH

@@ -16,7 +16,9 @@ pub(super) struct CreateInteraction {
     pub response_format: ResponseFormat,
     #[serde(skip_serializing_if = "GenerationConfig::is_empty")]
     pub generation_config: GenerationConfig,
+    /// Whether the model works in the background.
     pub background: bool,
+    /// Whether Google keeps the interaction, so that it can be polled.
     pub store: bool,
 }
 
@@ -74,6 +76,7 @@ pub(super) enum ResponseFormat {
         aspect_ratio: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         image_size: Option<String>,
+        /// `inline`: the image is in the answer itself.
         delivery: String,
     },
 }
@@ -92,7 +95,8 @@ impl GenerationConfig {
     }
 }
 
-/// The answer. Every field may be missing, and unknown fields are ignored.
+/// An interaction, as an answer describes it. Every field may be missing, and unknown fields are
+/// ignored.
 #[derive(Deserialize)]
 pub(super) struct Interaction {
     pub id: Option<String>,

@@ -28,7 +28,8 @@ pub(super) struct ParsedAnswer {
     pub usage: Option<Value>,
 }
 
-/// Parses an answer with HTTP 200. Some servers report errors with this status, too.
+/// Parses an answer whose HTTP status is a success. Some servers report errors with such a status,
+/// too.
 pub(super) fn parse(body: &ExtractedBody) -> ParsedAnswer {
     let answers = match body.read::<ZeroOrMore<Images>>() {
         Ok(ZeroOrMore(answers)) => answers,
@@ -99,8 +100,8 @@ pub(super) fn http_failure(received: &Received) -> Failure {
 }
 
 /// Classifies an error that the provider returned. A code that the outcome table knows is more
-/// exact than the HTTP status. An error that came with HTTP 200 is classified by the status that
-/// usually comes with its code.
+/// exact than the HTTP status. If the table knows no code and the HTTP status is a success, the
+/// status that usually comes with the code decides.
 fn classify_error(status: StatusCode, error: &Error) -> Failure {
     let mut signals = error.codes.iter().map(|code| format!("error:{code}"));
     let known = signals.find(|signal| table::names(DIALECT, signal));

@@ -23,6 +23,7 @@ pub(in crate::providers) enum Body {
 }
 
 impl Body {
+    /// Builds the body. It shares the files of the input images, and does not copy them.
     pub(in crate::providers) fn from_request(request: &CallRequest<'_>) -> Self {
         let fields = fields(request);
         if request.inputs.is_empty() {

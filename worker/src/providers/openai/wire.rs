@@ -40,9 +40,9 @@ impl<T> Default for ZeroOrMore<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for ZeroOrMore<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrManyVisitor<T>(PhantomData<T>);
+        struct ZeroOrMoreVisitor<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrManyVisitor<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ZeroOrMoreVisitor<T> {
             type Value = ZeroOrMore<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,7 +67,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ZeroOrMore<T> {
             }
         }
 
-        deserializer.deserialize_any(OneOrManyVisitor(PhantomData))
+        deserializer.deserialize_any(ZeroOrMoreVisitor(PhantomData))
     }
 }
 
@@ -77,8 +77,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ZeroOrMore<T> {
 pub(super) struct Images {
     pub data: ZeroOrMore<Image>,
     pub usage: Option<Value>,
-    /// The image, if a server sends its fields without `data` around them.
+    /// The file of the image, if a server sends the image's fields without `data` around them.
     b64_json: Option<Base64>,
+    /// The URL of the image, likewise.
     url: Option<String>,
 }
 
@@ -148,6 +149,8 @@ impl Error {
         }
     }
 
+    /// Reads an error without a wrapper such as `error` around it: its fields, a plain string, or
+    /// the first error of a list.
     fn parse_unwrapped(error: &Value) -> Option<Self> {
         let fields = match error {
             Value::Array(list) => return list.iter().find_map(Self::parse_unwrapped),
@@ -202,6 +205,7 @@ impl Error {
                 | "service_unavailable_error"
                 | "overloaded_error"
                 | "ServiceUnavailableError" => 503,
+                // Some servers put the HTTP status there.
                 number => {
                     return number
                         .parse()

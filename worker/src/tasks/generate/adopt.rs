@@ -8,8 +8,9 @@ use super::image::RenderResult;
 use crate::providers::Answer;
 
 impl Attempt<'_> {
-    /// Takes over the original under the call's own key, whichever attempt paid for it. Returns
-    /// `None` if there is no usable original.
+    /// Uses the original under the call's own key for this attempt, whichever attempt paid for it.
+    /// Returns `None` if there is no such original, or if the call has ended and its original is
+    /// not a usable image.
     ///
     /// # Errors
     ///
@@ -26,12 +27,12 @@ impl Attempt<'_> {
         // A call that has ended may change only by getting its image. So the file must be a usable
         // image before the call is finished again.
         if journaled.outcome.is_some() {
-            let Ok((_, pixels)) = imaging::inspect(&bytes) else {
+            let Ok(memory) = imaging::memory_to_render(&bytes, &self.request.recipe()) else {
                 return Ok(None);
             };
             // Rendering waits for memory, and must hold none while it waits.
             drop(bytes);
-            let rendered = self.render_stored(&key, pixels, output_idx, &journaled.lane.model);
+            let rendered = self.render_stored(&key, memory, output_idx, &journaled.lane.model);
             if let RenderResult::Unusable(_) = rendered.await? {
                 return Ok(None);
             }
@@ -41,6 +42,7 @@ impl Attempt<'_> {
             };
         }
         tracing::info!(call.id = %id, "Found a stored original; the attempt adopts it");
+        // The call may still count as in flight on its lane.
         self.limiter().release(&journaled.lane, id, None).await;
         let call = self.call(&journaled.lane, id, output_idx);
         let model = call.map_or(self.model, |call| call.model);

@@ -40,7 +40,9 @@ pub(super) struct Attempt<'a> {
 pub(super) enum OutputResult {
     /// Rendition, thumbnail and original are stored.
     Stored(Box<[Artifact; 3]>),
-    /// A provider still works on the image, or no lane allows a call. Try again after this long.
+    /// Nothing has failed, but the attempt cannot go on: a provider still works on the image, no
+    /// lane allows a call, the bucket is unavailable, another attempt has ended the call, or this
+    /// worker stops. Try again after this long.
     Pending(Duration),
     /// There is no image.
     Missing {
@@ -51,7 +53,7 @@ pub(super) enum OutputResult {
 }
 
 impl OutputResult {
-    /// This worker stops, and no call for the output is running. Another worker goes on at once.
+    /// This worker stops before the output is done. Another worker goes on at once.
     pub(super) const HANDED_OVER: Self = Self::Pending(Duration::ZERO);
 
     /// Something failed on our side. Another attempt may succeed.
@@ -89,6 +91,7 @@ pub(super) struct ProviderCall<'a> {
 }
 
 impl Attempt<'_> {
+    /// Acquires and releases lanes for the calls of this job.
     pub(super) fn limiter(&self) -> LaneLimiter<'_> {
         LaneLimiter {
             app: self.app,

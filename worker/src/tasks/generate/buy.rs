@@ -82,6 +82,7 @@ impl Attempt<'_> {
             }
         };
         let mut lane_permit = self.limiter().permit(lane, id);
+        // This never fails, because the lane's model and provider are in the same catalogue.
         let call = self
             .call(lane, id, output_idx)
             .context("a lane of the catalogue is not in the catalogue")?;
@@ -122,7 +123,7 @@ impl Attempt<'_> {
         Ok(result)
     }
 
-    /// Acquires a lane for the call `id`.
+    /// Acquires one of `usable_lanes` for the call `id`.
     ///
     /// # Errors
     ///
@@ -173,7 +174,7 @@ impl Attempt<'_> {
         if database::with_timeout(storage::calls::begin(pool, &new)).await? {
             return Ok(JournalResult::Journaled);
         }
-        let calls_left = storage::calls::calls_left(pool, self.claimed.id);
+        let calls_left = storage::calls::has_calls_left(pool, self.claimed.id);
         anyhow::ensure!(
             !database::with_timeout(calls_left).await?,
             "no call may begin: the lease or the deadline has passed"

@@ -25,7 +25,7 @@ use super::attempt::{
 use super::image::{OriginalResult, RenderResult};
 use crate::providers::Answer;
 
-/// The longest record of a provider's usage that is stored, in bytes of JSON.
+/// A provider's record of usage is stored only if its JSON has fewer bytes than this.
 const MAX_USAGE_BYTES: usize = 16_384;
 
 /// What to do with a call if its image cannot be stored.
@@ -72,6 +72,7 @@ impl Attempt<'_> {
         if failed.is_none() {
             let result = match &finished {
                 Ok(OutputResult::Missing { failure, .. }) => CallResult::from(failure),
+                // The provider has delivered, even if the bucket or the database failed after that.
                 _ => CallResult::OK,
             };
             self.limiter()
@@ -91,7 +92,7 @@ impl Attempt<'_> {
     /// attempt.
     pub(super) async fn finish(
         &self,
-        call: CallId,
+        call_id: CallId,
         output_idx: i32,
         model: &Model,
         answer: Answer,
@@ -105,7 +106,7 @@ impl Attempt<'_> {
         } = answer;
         let image = match image {
             Ok(bytes) => {
-                self.store_and_render(call, output_idx, model, bytes, store_failure)
+                self.store_and_render(call_id, output_idx, model, bytes, store_failure)
                     .await?
             }
             Err(failure) => ImageResult::Failed(self.name_successor(failure)),
@@ -129,7 +130,7 @@ impl Attempt<'_> {
             provider_request_id: provider_request_id.as_deref(),
             usage: usage.as_ref(),
             cost_micros: match outcome {
-                // The provider may have made and billed the image, so the expected cost stays.
+                // The provider may have made and billed an image, so the expected cost stays.
                 Class::Unknown | Class::ProviderInvalid | Class::Internal => None,
                 _ => model.cost_micros(delivered_size, tokens),
             },
@@ -141,7 +142,7 @@ impl Attempt<'_> {
                 id: job, tenant, ..
             } = *self.claimed;
             let mut transaction = database::begin_with_job(&self.app.pool, tenant, job).await?;
-            let ended = storage::calls::end(&mut transaction, call, job, &ending).await?;
+            let ended = storage::calls::end(&mut transaction, call_id, job, &ending).await?;
             reach("end_call:before_commit").await?;
             transaction.commit().await?;
             reach("end_call:after_commit").await?;
@@ -161,8 +162,9 @@ impl Attempt<'_> {
             }
             ImageResult::Failed(failure) => Ok(OutputResult::Missing {
                 failure,
-                may_retry: ended.calls_left,
+                may_retry: ended.has_calls_left,
             }),
+            // This case has returned above, before the call was ended.
             ImageResult::NotStored => Ok(OutputResult::Pending(BUCKET_RETRY_DELAY)),
         }
     }
@@ -171,26 +173,26 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Returns an error if a stored original cannot be read again. The original is not lost: the
-    /// next attempt adopts it.
+    /// Returns an error if a stored original must be read again to be rendered, and cannot be read
+    /// or gets no memory in time. The original is not lost: the next attempt adopts it.
     async fn store_and_render(
         &self,
-        call: CallId,
+        call_id: CallId,
         output_idx: i32,
         model: &Model,
         bytes: bytes::Bytes,
         store_failure: StoreFailure,
     ) -> anyhow::Result<ImageResult> {
-        let stored = self.store_original(call, output_idx, model, bytes).await;
+        let stored = self.store_original(call_id, output_idx, model, bytes).await;
         Ok(match stored {
             Ok(OriginalResult::Rendered(original, rendered)) => {
                 ImageResult::Usable(original, rendered)
             }
             // There was no memory to render the original at once. Its bytes are dropped by now, so
             // this may wait for memory without holding any.
-            Ok(OriginalResult::Stored(original)) => {
-                let (key, pixels) = (&original.object_key, original.pixels);
-                let rendered = self.render_stored(key, pixels, output_idx, &model.id);
+            Ok(OriginalResult::Stored(original, memory)) => {
+                let key = &original.object_key;
+                let rendered = self.render_stored(key, memory, output_idx, &model.id);
                 match rendered.await? {
                     RenderResult::Rendered(rendered) => ImageResult::Usable(original, rendered),
                     RenderResult::Unusable(failure) => ImageResult::Failed(failure),
@@ -198,7 +200,7 @@ impl Attempt<'_> {
             }
             Ok(OriginalResult::Unusable(failure)) => ImageResult::Failed(failure),
             Err(error) if store_failure == StoreFailure::KeepCallOpen => {
-                tracing::warn!(%error, call.id = %call, "An image could not be stored; it will be fetched again");
+                tracing::warn!(%error, call.id = %call_id, "An image could not be stored; it will be fetched again");
                 ImageResult::NotStored
             }
             Err(error) => ImageResult::Failed(Failure::new(

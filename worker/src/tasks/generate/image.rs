@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bucket::{BucketError, StoredObject};
 use bytes::Bytes;
-use common::memory::{MemoryPermit, MemoryTimeout, with_permit};
+use common::memory::{Memory, MemoryPermit, MemoryTimeout, with_permit};
 use domain::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
 use domain::call::original_key;
 use domain::catalog::Model;
-use domain::generation::image::Pixels;
 use domain::id::{ArtifactId, CallId};
 use domain::job::{Claimed, DELIVERY_MARGIN};
 use domain::outcome::{Class, Failure};
@@ -40,8 +39,9 @@ pub(super) enum Inputs {
 pub(super) enum OriginalResult {
     /// The original is stored, and was rendered meanwhile.
     Rendered(StoredFile, Box<Rendered>),
-    /// The original is stored, but there was no memory to render it at once.
-    Stored(StoredFile),
+    /// The original is stored, but there was no memory to render it at once. With the bytes of memory that rendering
+    /// takes.
+    Stored(StoredFile, usize),
     /// The original is not a usable image.
     Unusable(Failure),
 }
@@ -68,7 +68,7 @@ impl Attempt<'_> {
                 permit: None,
             });
         }
-        let _timed = process::step("inputs");
+        let _timed = process::start_step_timer("inputs");
         let bytes: u64 = requested.iter().map(|input| input.bytes).sum();
         // Each file is in memory twice: once as it is, and once in the request's body, where base64
         // makes it a third larger. 1 + 4/3 = 7/3.
@@ -96,8 +96,35 @@ impl Attempt<'_> {
     /// wait for each other.
     async fn memory_permit(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
         let _step = self.lease.begin_step(memory::MAX_WAIT);
-        let _timed = process::step("room");
+        // In the metric, this wait for memory is called `room`.
+        let _timed = process::start_step_timer("room");
         self.app.memory.acquire(bytes).await
+    }
+
+    /// Waits for memory to render an image: that of all images, or the reserve. As with
+    /// [`Self::memory_permit`], the caller must hold no memory permit.
+    async fn render_permit(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
+        let Some(reserve) = self.render_reserve(bytes) else {
+            return self.memory_permit(bytes).await;
+        };
+        let _step = self.lease.begin_step(memory::MAX_WAIT);
+        let _timed = process::start_step_timer("room");
+        tokio::select! {
+            permit = self.app.memory.acquire(bytes) => permit,
+            permit = reserve.acquire(bytes) => permit,
+        }
+    }
+
+    /// Does the same as [`Self::render_permit`], without waiting. Returns `None` if there is not
+    /// enough memory now.
+    fn try_render_permit(&self, bytes: usize) -> Option<MemoryPermit> {
+        let permit = self.app.memory.try_acquire(bytes);
+        permit.or_else(|| self.render_reserve(bytes)?.try_acquire(bytes))
+    }
+
+    /// The memory that only rendering may take, if it is enough.
+    fn render_reserve(&self, bytes: usize) -> Option<&Memory> {
+        Some(&self.app.render_reserve).filter(|reserve| bytes <= reserve.bytes())
     }
 
     /// Stores an original under its call's key, and renders it meanwhile if there is memory for it.
@@ -109,22 +136,28 @@ impl Attempt<'_> {
     /// spool is full, or the deadline has passed.
     pub(super) async fn store_original(
         &self,
-        call: CallId,
+        call_id: CallId,
         output_idx: i32,
         model: &Model,
         bytes: Bytes,
     ) -> Result<OriginalResult, BucketError> {
-        let (media_type, pixels) = match imaging::inspect(&bytes) {
+        let recipe = self.request.recipe();
+        let inspected = imaging::inspect(&bytes);
+        let inspected = inspected.and_then(|(media_type, pixels)| {
+            let memory = imaging::memory_to_render(&bytes, &recipe)?;
+            Ok((media_type, pixels, memory))
+        });
+        let (media_type, pixels, render_memory) = match inspected {
             Ok(inspected) => inspected,
             Err(error) => return Ok(OriginalResult::Unusable(imaging_failure(&error))),
         };
-        let object_key = original_key(self.claimed.tenant, call);
+        let object_key = original_key(self.claimed.tenant, call_id);
         let _step = self.lease.begin_step(OBJECT_TIMEOUT);
         let put = async {
-            let _timed = process::step("store_original");
+            let _timed = process::start_step_timer("store_original");
             self.app.spool.put_once(&object_key, bytes.clone()).await
         };
-        let (stored, render_result) = match self.app.memory.try_acquire(self.render_bytes(pixels)) {
+        let (stored, render_result) = match self.try_render_permit(render_memory) {
             Some(permit) => {
                 let render = self.render(bytes.clone(), permit, output_idx, &model.id);
                 let (stored, render_result) = tokio::join!(put, render);
@@ -169,11 +202,11 @@ impl Attempt<'_> {
         };
         Ok(match rendered {
             Some(rendered) => OriginalResult::Rendered(original, rendered),
-            None => OriginalResult::Stored(original),
+            None => OriginalResult::Stored(original, render_memory),
         })
     }
 
-    /// Renders an original from the bucket, once there is memory for it.
+    /// Renders an original from the bucket, once there is memory for it. `memory` is what that takes, in bytes.
     ///
     /// # Errors
     ///
@@ -182,19 +215,14 @@ impl Attempt<'_> {
     pub(super) async fn render_stored(
         &self,
         key: &str,
-        pixels: Pixels,
+        memory: usize,
         output_idx: i32,
-        model: &str,
+        model_id: &str,
     ) -> anyhow::Result<RenderResult> {
-        let permit = self.memory_permit(self.render_bytes(pixels)).await?;
+        let permit = self.render_permit(memory).await?;
         let bytes = self.fetch(key).await?;
         let bytes = bytes.context("an original that was stored is not in the bucket")?;
-        Ok(self.render(bytes, permit, output_idx, model).await)
-    }
-
-    /// The memory that rendering takes, in bytes. The original's file is included.
-    fn render_bytes(&self, original: Pixels) -> usize {
-        imaging::memory(original, self.request.recipe().target)
+        Ok(self.render(bytes, permit, output_idx, model_id).await)
     }
 
     /// Until when an original may wait for the bucket. `None` means until the job ends. A job with
@@ -218,26 +246,29 @@ impl Attempt<'_> {
         Ok(bytes.map(|bytes| with_permit(bytes, permit)))
     }
 
+    /// Reads an object from the bucket. Returns `None` if there is no such object.
     async fn fetch(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
         let _step = self.lease.begin_step(OBJECT_TIMEOUT);
         self.app.spool.get(key).await
     }
 
-    /// Renders an original to exactly the pixels and format of the request.
+    /// Renders an original to exactly the pixels and format of the request. `permit` is for the
+    /// memory that this takes ([`Self::render_bytes`]).
     async fn render(
         &self,
         bytes: Bytes,
         mut permit: MemoryPermit,
         output_idx: i32,
-        model: &str,
+        model_id: &str,
     ) -> RenderResult {
         let provenance = Provenance {
-            model: model.to_owned(),
+            model: model_id.to_owned(),
             source: format!("{}/{output_idx}", self.claimed.id),
             synthetic: self.app.providers.is_synthetic(),
         };
         let _step = self.lease.begin_step(self.app.render_pool.max_wait());
-        let _timed = process::step("develop");
+        // In the metric, rendering is called `develop`.
+        let _timed = process::start_step_timer("develop");
         let rendered = self
             .app
             .render_pool
@@ -282,7 +313,7 @@ impl Attempt<'_> {
         let rendition_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
         let thumbnail_key = thumbnail_key(tenant, job, fence, output_idx);
         let _step = self.lease.begin_step(OBJECT_TIMEOUT);
-        let _timed = process::step("store");
+        let _timed = process::start_step_timer("store");
         let (rendition_stored, thumbnail_stored) = tokio::try_join!(
             self.app.spool.put(&rendition_key, rendition.bytes),
             self.app.spool.put(&thumbnail_key, thumbnail.bytes)
@@ -307,6 +338,7 @@ impl Attempt<'_> {
             thumbnail.media_type,
             thumbnail.pixels,
         );
+        // Only the original contains the provider's content credentials (C2PA).
         let artifact = |kind, file| Artifact {
             id: ArtifactId::new(),
             job,

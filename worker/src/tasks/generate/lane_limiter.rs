@@ -20,10 +20,10 @@ use crate::lane_waiters::LaneWaiters;
 /// How long an attempt waits for a full lane. After that its job is put back, and another job may
 /// use the slot.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a job waits that was put back although its attempt never asked for the lane: other
+/// How long a job is put back for if its attempt never got to ask for a lane, because other
 /// attempts of the tenant were first.
 const WAIT_WITHOUT_TURN: Duration = Duration::from_millis(200);
-/// How long after the model's timeout a call still counts as in flight if no attempt reports its
+/// How long a call still counts as in flight after the model's timeout, if no attempt reports its
 /// end.
 const LATE_END_GRACE: Duration = Duration::from_secs(30);
 
@@ -31,13 +31,15 @@ const LATE_END_GRACE: Duration = Duration::from_secs(30);
 pub(super) struct LaneLimiter<'a> {
     pub app: &'a App,
     pub tenant: TenantId,
+    /// The job's model.
     pub model: &'a Model,
 }
 
 impl LaneLimiter<'_> {
-    /// Acquires the first lane, in the catalogue's order, that allows the call. If all lanes are
-    /// full, it waits up to [`ACQUIRE_TIMEOUT`], because that is cheaper than to put the job back
-    /// into the queue.
+    /// Acquires the first of `lanes` that allows the call. If they are full, waits up to
+    /// [`ACQUIRE_TIMEOUT`], because that is cheaper than to put the job back into the queue.
+    /// `lanes` must not be empty. Of the tenant's attempts that have the same first lane, one asks
+    /// at a time ([`LaneWaiters`]).
     ///
     /// # Errors
     ///
@@ -74,15 +76,16 @@ impl LaneLimiter<'_> {
         }
     }
 
-    /// Waits for something until the deadline, or until this worker stops. Only waits end early here,
-    /// never a request to Redis: its answer may grant a place, which somebody must give back.
+    /// Awaits `wait`. Returns `None` if the deadline passes first, or if this worker stops. This is
+    /// only for waiting, never for a request to Redis: if such a request were dropped, its answer
+    /// might grant a place that nobody gives back.
     async fn unless_over<T>(&self, deadline: Instant, wait: impl Future<Output = T>) -> Option<T> {
         let in_time = tokio::time::timeout_at(deadline.into(), wait);
         let unless_stopped = self.app.stop_signal.run_until_cancelled(in_time);
         unless_stopped.await?.ok()
     }
 
-    /// Tries each lane once.
+    /// Asks for each lane once, in order, until one allows the call.
     ///
     /// # Errors
     ///
@@ -138,6 +141,7 @@ impl LaneLimiter<'_> {
 
     /// The time from its start after which a call on this lane counts as ended.
     fn max_duration(&self, lane: &Lane) -> Duration {
+        // A call of an earlier attempt may be on a lane whose model is no longer in the catalogue.
         let model = self.app.catalog.get(&lane.model).unwrap_or(self.model);
         model.timeout + LATE_END_GRACE
     }

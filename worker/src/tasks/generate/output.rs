@@ -20,7 +20,8 @@ impl Attempt<'_> {
         let with_original = earlier_calls().find_map(|call| Some((call, call.original.as_ref()?)));
         if let Some((call, original)) = with_original {
             let (key, model) = (&original.object_key, &call.lane.model);
-            let rendered = self.render_stored(key, original.pixels, output_idx, model);
+            let memory = imaging::memory(original.pixels, self.request.recipe().target);
+            let rendered = self.render_stored(key, memory, output_idx, model);
             // An original is named on its call only after it was rendered once.
             return match rendered.await? {
                 RenderResult::Rendered(rendered) => {
@@ -36,7 +37,7 @@ impl Attempt<'_> {
         for journaled in earlier_calls() {
             let failure = match journaled.failure() {
                 Some(failure) if !journaled.is_lost() => failure,
-                // The call was given up, but its worker may have lived on and stored the image.
+                // The call ended as lost, but its worker may have lived on and stored the image.
                 Some(failure) => match self.adopt(journaled).await? {
                     Some(adopted) => return Ok(adopted),
                     None => failure,

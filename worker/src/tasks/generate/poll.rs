@@ -12,7 +12,8 @@ use super::finish::StoreFailure;
 use crate::memory;
 use crate::providers::{Answer, Reply};
 
-/// After this many answers in a row that cannot be parsed, an operation counts as lost.
+/// After this many answers that cannot be parsed, with no readable answer between them, an
+/// operation counts as failed.
 const MAX_UNREADABLE_ANSWERS: u32 = 3;
 
 impl Attempt<'_> {
@@ -41,7 +42,8 @@ impl Attempt<'_> {
     }
 
     /// Polls an operation, first after `first_delay`, until it ends or `max_wait` is over. Polls at
-    /// least once. An operation that still runs after that is left to a later attempt.
+    /// least once, unless this worker stops before. An operation that still runs after that is left
+    /// to a later attempt.
     ///
     /// # Errors
     ///
@@ -73,14 +75,15 @@ impl Attempt<'_> {
                     return self.end(call, answer, StoreFailure::KeepCallOpen).await;
                 }
                 Ok(Reply::Operation(_)) => unreadable_answers = 0,
-                // A failed poll says nothing about the operation. The operation counts as lost only
-                // after several answers in a row that cannot be parsed.
+                // A failed poll says nothing about the operation. The operation counts as failed
+                // only after several answers that cannot be parsed.
                 Err(failure) if failure.class == Class::ProviderInvalid => {
                     unreadable_answers += 1;
                     if unreadable_answers == MAX_UNREADABLE_ANSWERS {
                         let answer = Answer::failed(failure);
                         return self.end(call, answer, StoreFailure::KeepCallOpen).await;
                     }
+                    // The next poll follows soon, even if `max_wait` is over.
                     delay = min_delay;
                     continue;
                 }

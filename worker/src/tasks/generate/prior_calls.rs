@@ -30,6 +30,7 @@ impl PriorCalls {
         let ruled_out = |lane: &Lane| {
             let calls = self.0.iter().filter(|(called, _)| called == lane);
             let classes: Vec<Class> = calls.map(|(_, failure)| failure.class).collect();
+            // `false`: whether another call is worth it on this lane, not on any other.
             classes
                 .last()
                 .is_some_and(|last| last.contract().retry_on_other_lane)
@@ -38,7 +39,7 @@ impl PriorCalls {
         lanes.iter().filter(|lane| !ruled_out(lane)).collect()
     }
 
-    /// Whether another call may succeed.
+    /// Whether another call for the output is worth it, on one of the model's `lanes`.
     pub(super) fn allow_another(&self, lanes: &[Lane]) -> bool {
         let has_lane = !self.usable_lanes(lanes).is_empty();
         has_lane && may_call_again(&self.classes(), has_lane)

@@ -10,13 +10,13 @@ use storage::database::{self, GuardedWrite};
 use super::attempt::{Attempt, OutputResult};
 
 impl Attempt<'_> {
-    /// Adopts the call's original if one was stored. Otherwise polls the call's operation if there
-    /// is one. Otherwise the answer is lost, and the call ends as `unknown`, because the provider
-    /// may bill it.
+    /// Adopts the call's original if one was stored. Otherwise polls the call's operation, if there
+    /// is one and the catalogue still has the model and the provider. Otherwise the answer is lost,
+    /// and the call ends as `unknown`, because the provider may bill it.
     ///
     /// # Errors
     ///
-    /// Fails when the bucket or the database fails.
+    /// Returns an error if the bucket or the database fails.
     pub(super) async fn reconcile(
         &self,
         journaled: &JournaledCall,

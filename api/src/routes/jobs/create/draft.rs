@@ -17,8 +17,8 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::inputs::{InputBody, InputFile, JobInputs};
-use super::rendering::{self, EncodingBody, RenderingFields, fits};
-use super::violations::{Violations, words};
+use super::rendering::{self, EncodingBody, RenderingFields, fit_schema};
+use super::violations::{Violations, words_schema};
 use crate::error::{Problem, Result};
 
 /// The longest name of a job, in characters.
@@ -48,7 +48,7 @@ pub struct CreateJob {
     model: String,
     /// What the image should show.
     #[serde(default)]
-    #[schema(required, schema_with = prompt)]
+    #[schema(required, schema_with = prompt_schema)]
     prompt: String,
     /// How the image should look, separate from what it shows.
     #[schema(max_length = 8000, pattern = "^[^\\u0000]*$")]
@@ -57,19 +57,19 @@ pub struct CreateJob {
     #[serde(default)]
     #[schema(inline, max_items = 64)]
     inputs: Vec<InputBody>,
-    #[schema(schema_with = ratios)]
+    #[schema(schema_with = ratio_schema)]
     aspect_ratio: Option<String>,
-    #[schema(schema_with = sizes)]
+    #[schema(schema_with = size_schema)]
     size: Option<String>,
     /// How many outputs to make.
     #[schema(minimum = 1, maximum = 4, default = 1)]
     outputs: Option<u32>,
-    #[schema(schema_with = formats)]
+    #[schema(schema_with = format_schema)]
     format: Option<String>,
     /// Choices of the format. A choice that the format does not have is refused.
     #[schema(inline)]
     encoding: Option<EncodingBody>,
-    #[schema(schema_with = fits)]
+    #[schema(schema_with = fit_schema)]
     fit: Option<String>,
     /// Whether more than 5 % may be cropped away if the model's image has another aspect ratio.
     #[serde(default)]
@@ -88,7 +88,7 @@ pub struct CreateJob {
     name: Option<String>,
     /// Your own data about the job: at most 50 entries, with keys of 64 and values of 500 characters.
     #[serde(default)]
-    #[schema(schema_with = metadata)]
+    #[schema(schema_with = metadata_schema)]
     metadata: BTreeMap<String, String>,
     /// The same seed makes similar images, if the model supports seeds.
     #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647)]
@@ -128,19 +128,22 @@ pub struct JobDraft {
     /// Files to store before the job is admitted.
     pub files: Vec<InputFile>,
     switch_to_successor: bool,
+    /// What is wrong with the body and its inputs, as far as it does not depend on the model.
     violations: Vec<Violation>,
 }
 
 impl JobDraft {
     /// Parses a body as far as possible. `inputs` are its inputs, which were taken out of the body and read before.
     pub fn read(body: CreateJob, inputs: JobInputs, now: OffsetDateTime) -> Self {
-        let mut found = Violations::from(inputs.violations);
+        let mut violations = Violations::from(inputs.violations);
         if body.model.is_empty() {
-            found.add("/model", "Name a model: GET /v1/models lists them.");
+            violations.add("/model", "Name a model: GET /v1/models lists them.");
         }
-        check(&mut found, &body);
-        let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
-        let format = found.choice("/format", body.format, Format::VARIANTS);
+        check_texts_and_numbers(&mut violations, &body);
+        let run_at = violations
+            .add_if_err(run_at(body.run_at.as_deref(), now))
+            .flatten();
+        let format = violations.choice_or_default("/format", body.format, Format::VARIANTS);
         let fields = RenderingFields {
             fit: body.fit,
             allow_crop: body.allow_crop,
@@ -151,11 +154,15 @@ impl JobDraft {
             prompt: body.prompt,
             art_direction: body.art_direction,
             inputs: inputs.inputs,
-            aspect_ratio: found.choice("/aspect_ratio", body.aspect_ratio, AspectRatio::ALL),
-            size: found.choice("/size", body.size, Size::VARIANTS),
+            aspect_ratio: violations.choice_or_default(
+                "/aspect_ratio",
+                body.aspect_ratio,
+                AspectRatio::ALL,
+            ),
+            size: violations.choice_or_default("/size", body.size, Size::VARIANTS),
             outputs: body.outputs.unwrap_or(1),
             format,
-            rendering: rendering::read(&mut found, fields, body.encoding, format),
+            rendering: rendering::read(&mut violations, fields, body.encoding, format),
             seed: body.seed,
         };
         Self {
@@ -171,7 +178,7 @@ impl JobDraft {
             generation: Generation::Image(request),
             files: inputs.files,
             switch_to_successor: body.switch_to_successor,
-            violations: found.into_all(),
+            violations: violations.into_all(),
         }
     }
 
@@ -183,7 +190,7 @@ impl JobDraft {
         self.violations.extend(inputs.violations);
     }
 
-    /// Quotes the most the job can cost. If the model was shut down and the client allows it, switches to the successor.
+    /// Quotes the most that the job can cost. If the model was shut down and the client allows it, switches to the successor.
     ///
     /// # Errors
     /// Returns a problem that lists everything that is wrong with the job, in general and for its model.
@@ -213,6 +220,7 @@ impl JobDraft {
                         .filter(|violation| !reported.contains(&violation.pointer)),
                 );
             }
+            // The violations say already that the model is missing.
             Err(_) if attributes.model.is_empty() => {}
             Err(not_offered) => return Err(not_offered.into()),
         }
@@ -220,7 +228,7 @@ impl JobDraft {
     }
 }
 
-fn prompt() -> Schema {
+fn prompt_schema() -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .description(Some("What the image should show."))
@@ -231,7 +239,7 @@ fn prompt() -> Schema {
         .into()
 }
 
-fn metadata() -> Schema {
+fn metadata_schema() -> Schema {
     let text = |min, max| {
         ObjectBuilder::new()
             .schema_type(Type::String)
@@ -250,21 +258,21 @@ fn metadata() -> Schema {
         .into()
 }
 
-fn ratios() -> Schema {
-    words(
+fn ratio_schema() -> Schema {
+    words_schema(
         "The aspect ratio of the image, width to height.",
         AspectRatio::ALL,
         Some(&AspectRatio::default()),
     )
 }
 
-fn sizes() -> Schema {
+fn size_schema() -> Schema {
     let description = "The size of the image: `1K` is about 1 megapixel, `2K` about 4. `pixels` of `GET /v1/models` has the exact width and height for each aspect ratio.";
-    words(description, Size::VARIANTS, Some(&Size::default()))
+    words_schema(description, Size::VARIANTS, Some(&Size::default()))
 }
 
-fn formats() -> Schema {
-    words(
+fn format_schema() -> Schema {
+    words_schema(
         "The file format of the renditions. `png`: lossless. `jpeg`: small files for photos. `webp`: small files, lossy or lossless.",
         Format::VARIANTS,
         Some(&Format::default()),
@@ -289,15 +297,15 @@ fn run_at(
     Ok(Some(run_at))
 }
 
-/// Adds everything that is wrong with texts and numbers, as far as it does not depend on the model.
-fn check(found: &mut Violations, body: &CreateJob) {
+/// Adds everything that is wrong with the texts and numbers of a body, as far as it does not depend on the model.
+fn check_texts_and_numbers(violations: &mut Violations, body: &CreateJob) {
     for (pointer, text) in [
         ("/prompt", Some(&body.prompt)),
         ("/art_direction", body.art_direction.as_ref()),
         ("/name", body.name.as_ref()),
     ] {
         if text.is_some_and(|text| text.contains('\0')) {
-            found.add(pointer, "Leave out the NUL character.");
+            violations.add(pointer, "Leave out the NUL character.");
         }
     }
     if body
@@ -305,7 +313,7 @@ fn check(found: &mut Violations, body: &CreateJob) {
         .as_deref()
         .is_some_and(|text| !text.is_empty() && visible::is_blank(text))
     {
-        found.add(
+        violations.add(
             "/art_direction",
             "It has no visible character: leave it out.",
         );
@@ -315,21 +323,21 @@ fn check(found: &mut Violations, body: &CreateJob) {
         .as_ref()
         .is_some_and(|name| name.chars().count() > MAX_NAME_LENGTH)
     {
-        found.add("/name", format!("At most {MAX_NAME_LENGTH} characters."));
+        violations.add("/name", format!("At most {MAX_NAME_LENGTH} characters."));
     }
     if body.metadata.len() > MAX_METADATA_ENTRIES {
-        found.add(
+        violations.add(
             "/metadata",
             format!("At most {MAX_METADATA_ENTRIES} entries."),
         );
     }
-    let is_short_enough = |text: &str, max| text.chars().count() <= max && !text.contains('\0');
+    let is_valid = |text: &str, max| text.chars().count() <= max && !text.contains('\0');
     if body.metadata.iter().any(|(key, value)| {
         key.is_empty()
-            || !is_short_enough(key, MAX_METADATA_KEY_LENGTH)
-            || !is_short_enough(value, MAX_METADATA_VALUE_LENGTH)
+            || !is_valid(key, MAX_METADATA_KEY_LENGTH)
+            || !is_valid(value, MAX_METADATA_VALUE_LENGTH)
     }) {
-        found.add(
+        violations.add(
             "/metadata",
             format!(
                 "A key has 1 to {MAX_METADATA_KEY_LENGTH} characters and a value at most {MAX_METADATA_VALUE_LENGTH}, and neither may have the NUL character (U+0000)."
@@ -337,7 +345,7 @@ fn check(found: &mut Violations, body: &CreateJob) {
         );
     }
     if body.priority.unsigned_abs() > MAX_PRIORITY.unsigned_abs() {
-        found.add(
+        violations.add(
             "/priority",
             format!("Expected a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}."),
         );

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
-use super::violations::{Violations, choice, words};
+use super::violations::{Violations, choice, words_schema};
 use crate::budget::{Budget, CleanError};
 use crate::error::{Problem, sentence};
 use crate::shares::Share;
@@ -44,10 +44,10 @@ pub struct InputBody {
     /// The file, in base64.
     #[schema(content_encoding = "base64")]
     data: Option<String>,
-    #[schema(schema_with = media_types)]
+    #[schema(schema_with = media_type_schema)]
     media_type: Option<String>,
     #[serde(default)]
-    #[schema(required, schema_with = roles)]
+    #[schema(required, schema_with = role_schema)]
     role: String,
 }
 
@@ -57,12 +57,12 @@ impl InputBody {
         self.upload.as_deref()?.parse().ok()
     }
 
-    /// Finds the upload that the input names by its id. Returns a violation if there is no such upload, or if the input also has
-    /// other fields.
+    /// Finds the upload with the id in `id_text`, which the input names. `index` is the place of the input. Returns a violation if
+    /// there is no such upload, or if the input also has other fields.
     fn named_upload(
         &self,
         index: usize,
-        name: &str,
+        id_text: &str,
         uploads: &HashMap<UploadId, Upload>,
     ) -> Result<Upload, Violation> {
         for (field, is_present) in [
@@ -78,7 +78,7 @@ impl InputBody {
         }
         let place = pointer(index, "upload");
         let id: UploadId =
-            (name.parse()).map_err(|error| Violation::new(&place, sentence(&error)))?;
+            (id_text.parse()).map_err(|error| Violation::new(&place, sentence(&error)))?;
         uploads.get(&id).cloned().ok_or_else(|| {
             let detail = format!("There is no upload {id}: GET /v1/uploads lists yours.");
             Violation::new(place, detail)
@@ -86,11 +86,11 @@ impl InputBody {
     }
 
     /// Decodes the file in `data`. Returns a violation if the text cannot be decoded, or if the type of the file is not the one in
-    /// `media_type`.
-    fn file(self, found: &mut Violations, index: usize) -> Result<Bytes, Violation> {
+    /// `media_type`. Adds one if `media_type` is not a known type.
+    fn decode_file(self, violations: &mut Violations, index: usize) -> Result<Bytes, Violation> {
         let media_type = self.media_type.unwrap_or_default();
         let place = pointer(index, "media_type");
-        let declared = found.keep(choice(&place, &media_type, &MEDIA_TYPES));
+        let declared = violations.add_if_err(choice(&place, &media_type, &MEDIA_TYPES));
         let file = match self.data {
             Some(text) => decode(&text),
             None => Err(
@@ -99,6 +99,7 @@ impl InputBody {
             ),
         };
         let file = file.map_err(|why| Violation::new(pointer(index, "data"), why))?;
+        // A file that cannot be read is reported later, by `Budget::clean`.
         if let (Some(declared), Ok((actual, _))) = (declared, imaging::inspect(&file))
             && declared != actual
         {
@@ -129,11 +130,11 @@ pub struct JobInputs {
     pub violations: Vec<Violation>,
 }
 
-/// The inputs of a body before any image is decoded: uploads, and files decoded from base64.
+/// The inputs of a body before any image is decoded: uploads, and files whose base64 was decoded.
 pub struct Sources {
     /// Role and source of each input; `None` if it is not valid.
     inputs: Vec<(Option<InputRole>, Option<Source>)>,
-    found: Violations,
+    violations: Violations,
 }
 
 /// Where the image of an input comes from.
@@ -146,21 +147,23 @@ impl Sources {
     /// Reads the inputs of a body. `uploads` are the tenant's uploads that the body names. This is CPU work, because it decodes
     /// megabytes of base64.
     pub fn read(bodies: Vec<InputBody>, uploads: &HashMap<UploadId, Upload>) -> Self {
-        let mut found = Violations::default();
+        let mut violations = Violations::default();
         let mut inputs = Vec::with_capacity(bodies.len());
         for (index, mut body) in bodies.into_iter().enumerate() {
-            let role = found.keep(choice(&pointer(index, "role"), &body.role, &ROLES));
+            let role = violations.add_if_err(choice(&pointer(index, "role"), &body.role, &ROLES));
             let source = match body.upload.take() {
-                Some(name) => body.named_upload(index, &name, uploads).map(Source::Upload),
-                None => body.file(&mut found, index).map(Source::File),
+                Some(id_text) => body
+                    .named_upload(index, &id_text, uploads)
+                    .map(Source::Upload),
+                None => body.decode_file(&mut violations, index).map(Source::File),
             };
-            inputs.push((role, found.keep(source)));
+            inputs.push((role, violations.add_if_err(source)));
         }
-        Self { inputs, found }
+        Self { inputs, violations }
     }
 
-    /// Encodes the files again, exactly like uploads. So a model gets the same bytes either way, without metadata. A damaged file
-    /// is refused before credits are held or anything is stored.
+    /// Decodes the images in the files and encodes them again, exactly like uploads. So a model gets the same bytes either way,
+    /// without metadata. A damaged file is refused before credits are held or anything is stored.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if no memory or render slot became free in time.
@@ -186,7 +189,7 @@ impl Sources {
                         }
                         Err(CleanError::Request(problem)) => return Err(problem),
                     };
-                    let cleaned = self.found.keep(cleaned);
+                    let cleaned = self.violations.add_if_err(cleaned);
                     role.zip(cleaned).map(|(role, cleaned)| {
                         let file = InputFile {
                             object_key: input_key(tenant, job, index),
@@ -201,17 +204,17 @@ impl Sources {
             };
             job_inputs.inputs.extend(input);
         }
-        job_inputs.violations = self.found.into_all();
+        job_inputs.violations = self.violations.into_all();
         Ok(job_inputs)
     }
 
     /// Returns what is known about the inputs before an image is decoded. This is enough to check whether the model accepts this
     /// many inputs. The final size and hash of a file are not known yet, so they have placeholder values.
     pub fn before_decoding(&mut self, tenant: TenantId, job: JobId) -> JobInputs {
-        // This call may add a violation.
+        // Called only for the violation that it may add.
         self.max_bytes_per_file();
         let mut job_inputs = JobInputs {
-            violations: self.found.all(),
+            violations: self.violations.all(),
             ..JobInputs::default()
         };
         for (index, (role, source)) in self.inputs.iter().enumerate() {
@@ -240,9 +243,11 @@ impl Sources {
         sources.any(|(_, source)| matches!(source, Some(Source::File(_))))
     }
 
-    /// The most bytes each file may have once it is encoded again: an equal share of what the uploads leave of the total. Returns
-    /// `None`, and adds a violation, if the inputs exceed the total already.
+    /// The most bytes each file may have once it is encoded again: an equal share of what the uploads leave of
+    /// [`MAX_INPUTS_BYTES`], and at most [`MAX_INPUT_BYTES`]. Returns `None`, and adds a violation, if the inputs exceed the total
+    /// already.
     fn max_bytes_per_file(&mut self) -> Option<usize> {
+        // Bytes of the uploads, bytes of the files in the body, and the number of these files.
         let (mut uploaded, mut sent, mut files) = (0, 0, 0);
         for (_, source) in &self.inputs {
             match source {
@@ -258,7 +263,7 @@ impl Sources {
         if uploaded + sent > limit {
             let (sum, limit) = (mebibytes(uploaded + sent), mebibytes(limit));
             let detail = format!("{sum} in total are too much: at most {limit}.");
-            self.found.add("/inputs", detail);
+            self.violations.add("/inputs", detail);
             return None;
         }
         let share = usize::try_from((limit - uploaded) / files.max(1)).ok()?;
@@ -321,22 +326,23 @@ fn too_large(bytes: usize) -> String {
     )
 }
 
+/// A size in MiB with one decimal, rounded up.
 fn mebibytes(bytes: u64) -> String {
     let tenths = (bytes * 10).div_ceil(1024 * 1024);
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
-fn media_types() -> Schema {
-    words(
+fn media_type_schema() -> Schema {
+    words_schema(
         "The type of the file in `data`: `image/png`, `image/jpeg` or `image/webp`.",
         &MEDIA_TYPES,
         None,
     )
 }
 
-fn roles() -> Schema {
+fn role_schema() -> Schema {
     let description = "What the image is for. `product`: the thing to show. `model_reference`: the person to show. `style`: how the output should look. `source`: the image to change.";
-    words(description, &ROLES, None)
+    words_schema(description, &ROLES, None)
 }
 
 #[cfg(test)]
@@ -344,7 +350,7 @@ mod tests {
     use std::io::Cursor;
 
     use ::image::{ImageFormat, RgbImage};
-    use common::config::API_MEMORY;
+    use common::config::DEFAULT_API_MEMORY;
     use serde_json::{Value, json};
 
     use super::*;
@@ -353,7 +359,7 @@ mod tests {
     async fn read(inputs: Value) -> JobInputs {
         let bodies = serde_json::from_value(inputs).unwrap();
         let sources = Sources::read(bodies, &HashMap::new());
-        let budget = Budget::within(API_MEMORY, 1);
+        let budget = Budget::within(DEFAULT_API_MEMORY, 1);
         let tenant = TenantId::new();
         let share = Shares::new(budget.slots(), budget.body_bytes()).for_tenant(tenant);
         let cleaned = sources.clean(&budget, &share, tenant, JobId::new()).await;

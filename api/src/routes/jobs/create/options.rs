@@ -34,7 +34,7 @@ const MAX_CANCEL_AFTER: Duration = Duration::from_hours(7 * 24);
 pub struct SubmitOptions {
     /// The id of the request.
     pub request_id: String,
-    /// The span of the caller or of this request, in which the worker continues the trace.
+    /// The span of this request, or else of the client. The worker continues its trace.
     pub traceparent: Option<TraceParent>,
     /// Whether the job is only quoted, and nothing is written.
     pub dry_run: bool,
@@ -57,6 +57,7 @@ impl Prefer {
     /// Parses the header. If a preference is sent twice, the first counts, and unknown preferences are ignored (RFC 7240, 2).
     fn from_headers(headers: &HeaderMap) -> Self {
         let elements = elements(headers, &PREFER);
+        // The first pair of an element is the preference. Other pairs are its parameters, and none of them is known.
         let preferences: Vec<_> = elements.iter().map(|element| &element[0]).collect();
         let first = |wanted| preferences.iter().find(|(name, _)| name == wanted);
         let seconds = first("wait").and_then(|(_, value)| value.as_deref()?.parse().ok());
@@ -69,13 +70,13 @@ impl Prefer {
         }
     }
 
-    /// The same preferences without a wait.
+    /// These preferences without the wait.
     #[must_use]
     pub fn without_wait(self) -> Self {
         Self { wait: None, ..self }
     }
 
-    /// The value of `Preference-Applied`; `None` if there are no preferences.
+    /// The value of `Preference-Applied`, which names these preferences; `None` if there are none.
     pub fn applied(self) -> Option<String> {
         let wait = self.wait.map(|wait| format!("wait={}", wait.as_secs()));
         let respond_async = self.respond_async.then(|| "respond-async".to_owned());
@@ -98,9 +99,9 @@ impl<S: Send + Sync> FromRequestParts<S> for SubmitOptions {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Parameters(Flags { dry_run }) = Parameters::from_request_parts(parts, state).await?;
-        let id = parts.extensions.get::<RequestId>();
+        let request_id = parts.extensions.get::<RequestId>();
         Ok(Self {
-            request_id: id.ok_or(Code::Internal)?.0.to_string(),
+            request_id: request_id.ok_or(Code::Internal)?.0.to_string(),
             traceparent: parts.extensions.get().cloned(),
             dry_run,
             prefer: Prefer::from_headers(&parts.headers),
@@ -109,6 +110,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SubmitOptions {
     }
 }
 
+/// Reads `Cancel-After`: how long the job may stay open after its earliest start.
 fn cancel_after(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(header) = single(headers, &CANCEL_AFTER)? else {
         return Ok(DEFAULT_CANCEL_AFTER);
@@ -156,7 +158,7 @@ impl IntoParams for SubmitOptions {
                 .build()
         };
         let headers = [
-            // Its description and pattern are added when the document is completed.
+            // The description and the pattern of the key are added when the document is completed (`openapi/complete.rs`).
             parameter("Idempotency-Key", ".*", ""),
             parameter(
                 "Prefer",

@@ -6,7 +6,7 @@ use strum::VariantArray;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
-use super::violations::{Violations, words};
+use super::violations::{Violations, words_schema};
 
 /// Choices of the output format. A choice that the format does not have is refused.
 #[derive(Default, Deserialize, ToSchema)]
@@ -17,13 +17,13 @@ pub(super) struct EncodingBody {
     quality: Option<u8>,
     /// Only for JPEG: whether a coarse image can be shown before the file is loaded completely.
     progressive: Option<bool>,
-    #[schema(schema_with = chromas)]
+    #[schema(schema_with = chroma_schema)]
     chroma_subsampling: Option<String>,
     /// Only for WebP: whether every pixel is kept exactly.
     lossless: Option<bool>,
 }
 
-/// The other fields of the body about renditions.
+/// The other fields of the body about renditions, as [`CreateJob`](super::draft::CreateJob) describes them.
 pub(super) struct RenderingFields {
     pub fit: Option<String>,
     pub allow_crop: bool,
@@ -31,9 +31,9 @@ pub(super) struct RenderingFields {
     pub sharpen: bool,
 }
 
-/// Parses the fields and adds everything that is wrong with them to `found`.
+/// Parses the fields about renditions, and adds everything that is wrong with them to `violations`.
 pub(super) fn read(
-    found: &mut Violations,
+    violations: &mut Violations,
     fields: RenderingFields,
     encoding: Option<EncodingBody>,
     format: Format,
@@ -41,7 +41,8 @@ pub(super) fn read(
     let body = encoding.unwrap_or_default();
     let lossless = body.lossless.unwrap_or_default();
     let (jpeg, webp) = (format == Format::Jpeg, format == Format::Webp);
-    for (is_present, is_supported, name, who_has) in [
+    // `formats_have` says which formats have the choice: the error goes on with "it".
+    for (is_present, is_supported, name, formats_have) in [
         (
             body.quality.is_some(),
             jpeg || webp && !lossless,
@@ -58,9 +59,9 @@ pub(super) fn read(
         (body.lossless.is_some(), webp, "lossless", "WebP has"),
     ] {
         if is_present && !is_supported {
-            found.add(
+            violations.add(
                 format!("/encoding/{name}"),
-                format!("{format} has no such choice: only {who_has} it. Leave it out, or use another format."),
+                format!("{format} has no such choice: only {formats_have} it. Leave it out, or use another format."),
             );
         }
     }
@@ -68,17 +69,17 @@ pub(super) fn read(
         .quality
         .is_some_and(|quality| !(1..=100).contains(&quality))
     {
-        found.add("/encoding/quality", "A whole number from 1 to 100.");
+        violations.add("/encoding/quality", "A whole number from 1 to 100.");
     }
     Rendering {
-        fit: found.choice("/fit", fields.fit, Fit::VARIANTS),
+        fit: violations.choice_or_default("/fit", fields.fit, Fit::VARIANTS),
         allow_crop: fields.allow_crop,
         allow_upscale: fields.allow_upscale,
         sharpen: fields.sharpen,
         encoding: Encoding {
             quality: body.quality,
             progressive: body.progressive.unwrap_or_default(),
-            chroma: found.choice(
+            chroma: violations.choice_or_default(
                 "/encoding/chroma_subsampling",
                 body.chroma_subsampling,
                 Chroma::VARIANTS,
@@ -88,12 +89,12 @@ pub(super) fn read(
     }
 }
 
-pub(super) fn fits() -> Schema {
+pub(super) fn fit_schema() -> Schema {
     let description = "What to do with an image whose aspect ratio is not the requested one. `cover`: fill the size and crop the rest. `contain`: show the whole image and pad it. `strict`: refuse it.";
-    words(description, Fit::VARIANTS, Some(&Fit::default()))
+    words_schema(description, Fit::VARIANTS, Some(&Fit::default()))
 }
 
-fn chromas() -> Schema {
+fn chroma_schema() -> Schema {
     let description = "Only JPEG: how much of the colour is kept. `4:2:0`: a quarter of it, for photos. `4:4:4`: all of it, for lettering and hard edges.";
-    words(description, Chroma::VARIANTS, Some(&Chroma::default()))
+    words_schema(description, Chroma::VARIANTS, Some(&Chroma::default()))
 }

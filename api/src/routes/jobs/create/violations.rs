@@ -10,8 +10,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 pub(super) struct Violations(Vec<Violation>);
 
 impl From<Vec<Violation>> for Violations {
-    fn from(found: Vec<Violation>) -> Self {
-        Self(found)
+    fn from(violations: Vec<Violation>) -> Self {
+        Self(violations)
     }
 }
 
@@ -20,20 +20,20 @@ impl Violations {
         self.0.push(Violation::new(pointer, detail));
     }
 
-    /// Returns the value of a result. If the result is a violation, adds it and returns `None`.
-    pub(super) fn keep<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
+    /// If a result is a violation, adds it and returns `None`. Otherwise returns the value.
+    pub(super) fn add_if_err<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
         result.map_err(|violation| self.0.push(violation)).ok()
     }
 
     /// Parses one of a few known words. Returns the default if the text is missing or unknown. An unknown text also adds a
     /// violation.
-    pub(super) fn choice<T: Copy + Default + Serialize>(
+    pub(super) fn choice_or_default<T: Copy + Default + Serialize>(
         &mut self,
         pointer: &str,
         text: Option<String>,
         all: &[T],
     ) -> T {
-        text.and_then(|text| self.keep(choice(pointer, &text, all)))
+        text.and_then(|text| self.add_if_err(choice(pointer, &text, all)))
             .unwrap_or_default()
     }
 
@@ -53,26 +53,30 @@ pub(super) fn choice<T: Copy + Serialize>(
     all: &[T],
 ) -> Result<T, Violation> {
     all.iter()
-        .find(|value| word(*value) == text)
+        .find(|value| json_text(*value) == text)
         .copied()
         .ok_or_else(|| {
-            let names: Vec<String> = all.iter().map(word).collect();
+            let names: Vec<String> = all.iter().map(json_text).collect();
             Violation::new(pointer, format!("Use one of {}.", names.join(", ")))
         })
 }
 
-/// The schema of a text that is one of a few known words.
-pub(super) fn words<T: Serialize>(description: &str, all: &[T], default: Option<&T>) -> Schema {
+/// The schema of a text that is one of a few known words, for `/openapi.json`.
+pub(super) fn words_schema<T: Serialize>(
+    description: &str,
+    all: &[T],
+    default: Option<&T>,
+) -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .description(Some(description))
-        .enum_values(Some(all.iter().map(word)))
-        .default(default.map(|value| word(value).into()))
+        .enum_values(Some(all.iter().map(json_text)))
+        .default(default.map(|value| json_text(value).into()))
         .into()
 }
 
-/// The text of a value in JSON.
-fn word<T: Serialize>(value: &T) -> String {
+/// The text that a value is in JSON. All values here are texts.
+fn json_text<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value)
         .ok()
         .and_then(|value| value.as_str().map(str::to_owned))

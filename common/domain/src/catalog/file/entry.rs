@@ -10,7 +10,8 @@ use crate::credits::Credits;
 use crate::generation::Kind;
 use crate::generation::image::{AspectRatio, Size};
 
-/// A model as it is written in a file. `Spanned` keeps the place of a value for its mistakes.
+/// A model as it is written in a file. `Spanned` keeps the place of a value, to report a mistake in
+/// it. `CONTRIBUTING.md` explains each key.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelEntry {
@@ -45,12 +46,16 @@ pub(super) struct ModelEntry {
     pub(super) price: Spanned<Vec<Spanned<PriceEntry>>>,
 }
 
-/// What a fallback changes of the model's own lane. Exactly one of them.
+/// What a fallback changes of the model's own lane. A fallback in a file has exactly one of these
+/// keys.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(super) enum Fallback {
+    /// Another location of the same provider and project.
     Location(String),
+    /// Another project of the same provider.
     Project(String),
+    /// The own lane of another model. The value is that model's id.
     Model(String),
 }
 

@@ -7,7 +7,8 @@ use crate::catalog::{Catalog, Lane};
 use crate::outcome::table::Dialect;
 
 impl CatalogReader {
-    /// Makes the checks that are possible only after all files have been read. Returns the catalogue if there is no mistake.
+    /// Adds the fallback lanes, and makes the checks that are possible only after all files have
+    /// been read. Returns the catalogue if there is no mistake.
     pub(super) fn finish(mut self) -> Result<Catalog, CatalogError> {
         for ModelReference {
             place,
@@ -43,7 +44,10 @@ impl CatalogReader {
         }
     }
 
-    /// Adds a lane to a model.
+    /// Adds a fallback lane to the model with this id.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the fallback, in words.
     pub(super) fn add_fallback(&mut self, id: &str, fallback: Fallback) -> Result<(), String> {
         // A model with a mistake is not in the catalogue. Its mistake is reported already.
         let Some(model) = self.catalog.models.get(id) else {
@@ -106,7 +110,8 @@ impl CatalogReader {
     }
 }
 
-/// The mistake with its control characters escaped. A mistake quotes the file, whose texts may have line ends.
+/// The mistake with its control characters escaped. A mistake quotes the file, whose texts may have
+/// line ends.
 fn on_one_line(mistake: &str) -> String {
     let mut line = String::with_capacity(mistake.len());
     for letter in mistake.chars() {

@@ -1,4 +1,6 @@
-//! What must be true of one model, whatever the other models are: a function for each rule.
+//! What must be true of one model, whatever the other models are: a function for each rule. A
+//! parameter `at` is the byte of the file at which the model's table begins. What a function
+//! returns after a mistake is not used, because the model is then left out.
 
 use toml::Spanned;
 
@@ -13,6 +15,7 @@ use crate::outcome::table::Dialect;
 pub(super) struct ModelMistakes<'a> {
     pub(super) file: &'a ModelFile<'a>,
     pub(super) model_id: &'a str,
+    /// The mistakes of all models and files so far. New ones are added here.
     pub(super) found: &'a mut Vec<String>,
 }
 
@@ -20,11 +23,12 @@ impl ModelMistakes<'_> {
     /// Adds a problem at this byte of the file.
     pub(super) fn add(&mut self, at: usize, problem: &str) {
         let problem = format!("model {}: {problem}", self.model_id);
-        self.found.push(self.file.at(at, &problem));
+        self.found.push(self.file.mistake_at(at, &problem));
     }
 }
 
 impl ModelEntry {
+    /// Checks the model's id, its lists of sizes and ratios, and its limits.
     pub(super) fn check_limits(&self, at: usize, mistakes: &mut ModelMistakes<'_>) {
         let id = mistakes.model_id;
         if id.is_empty() || id.len() > 100 || !is_model_name(id) {
@@ -63,7 +67,8 @@ impl ModelEntry {
         }
     }
 
-    /// The limits of calls in flight. A highest limit below the default lowers the first one, too.
+    /// How many calls may be in flight on each lane of the model. Without `concurrency`, the
+    /// initial limit is the default, or `max_concurrency` if that is lower.
     pub(super) fn concurrency(&self, mistakes: &mut ModelMistakes<'_>) -> Concurrency {
         let mut read = |name: &str, limit: Option<&Spanned<u32>>| {
             let limit = limit?;
@@ -118,6 +123,8 @@ impl ModelEntry {
         }
     }
 
+    /// The location of the model's own lane. Only Vertex AI has locations: for other dialects the
+    /// default is `global`, because every lane has a location.
     pub(super) fn location(
         &self,
         at: usize,
@@ -141,6 +148,7 @@ impl ModelEntry {
         }
     }
 
+    /// The sizes in pixels that the provider accepts.
     pub(super) fn pixels(&self, mistakes: &mut ModelMistakes<'_>) -> Vec<Pixels> {
         let mut pixels = Vec::new();
         for text in &self.pixels {
@@ -155,6 +163,7 @@ impl ModelEntry {
         pixels
     }
 
+    /// Checks that each size has a cost, and that no cost is negative.
     pub(super) fn check_costs(&self, mistakes: &mut ModelMistakes<'_>) {
         for &size in self.sizes.get_ref() {
             let cost = self.cost_usd_micros.get_ref().get(&size);
@@ -172,7 +181,7 @@ impl ModelEntry {
         }
     }
 
-    /// The prices, newest first.
+    /// The prices, sorted by their first day, the latest first.
     pub(super) fn prices(&self, mistakes: &mut ModelMistakes<'_>) -> Vec<Price> {
         let mut prices = Vec::new();
         for price in self.price.get_ref() {
@@ -204,6 +213,7 @@ impl ModelEntry {
         prices
     }
 
+    /// Checks that the model was announced before it is deprecated or shut down.
     pub(super) fn check_dates(&self, mistakes: &mut ModelMistakes<'_>) {
         for (name, day) in [
             ("deprecated", &self.deprecated),
@@ -230,13 +240,13 @@ pub(super) fn is_name(text: &str) -> bool {
             .all(|letter| letter.is_ascii_alphanumeric() || "-_".contains(letter))
 }
 
-/// Whether the text has the characters of a model's id or name.
+/// Whether the text has only characters that a model's id, and a Google model's name, may have.
 pub(super) fn is_model_name(text: &str) -> bool {
     text.chars()
         .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// Parses `1024x1536`.
+/// Parses a size such as `1024x1536`, with sides of 16 to 16,384 pixels.
 pub(super) fn parse_pixels(text: &str) -> Option<Pixels> {
     let (width, height) = text.split_once('x')?;
     let side = |text: &str| {

@@ -1,5 +1,5 @@
--- A history of so many jobs, as if admitted and settled one after the other: setting `bench.jobs`. Everything is set-based;
--- the superuser fills, with triggers and foreign keys off, and `platen verify` says afterwards whether it is consistent.
+-- Jobs as if admitted and settled one after the other, the last of them not yet: see `History`, whose fields are the settings `history.…`. Everything
+-- is set-based; the superuser fills, with triggers and foreign keys off, and `platen verify` says afterwards whether it is consistent.
 SET session_replication_role = replica;
 SET synchronous_commit = off;
 SET jit = off;
@@ -19,22 +19,25 @@ $$;
 CREATE AGGREGATE pg_temp.chain(uuid, bigint, text, text, bigint, text, text, timestamptz) (
   sfunc = transfer_hash, stype = bytea, initcond = '\x0000000000000000000000000000000000000000000000000000000000000000');
 
--- One tenant has a quarter of the jobs, 99 share the rest. Each has two lots.
-INSERT INTO tenants (id, name) SELECT pg_temp.id(1, t, 0), 'tenant ' || t FROM generate_series(0, 99) t;
-INSERT INTO wallets (tenant_id) SELECT pg_temp.id(1, t, 0) FROM generate_series(0, 99) t;
+-- One tenant has a quarter of the jobs, the others share the rest. Each has two lots.
+CREATE TEMP TABLE asked AS
+SELECT current_setting('history.tenants')::bigint AS tenants, current_setting('history.queued')::bigint AS queued, current_setting('history.running')::bigint AS running,
+       current_setting('history.ended')::bigint + current_setting('history.queued')::bigint + current_setting('history.running')::bigint AS jobs;
+INSERT INTO tenants (id, name) SELECT pg_temp.id(1, t, 0), 'tenant ' || t FROM asked, generate_series(0, tenants - 1) t;
+INSERT INTO wallets (tenant_id) SELECT pg_temp.id(1, t, 0) FROM asked, generate_series(0, tenants - 1) t;
 
 CREATE TEMP TABLE history AS
 SELECT i, pg_temp.id(2, i, 0) AS job, pg_temp.id(1, tenant, 0) AS tenant, pg_temp.id(3, tenant, (i % 2)::int) AS lot,
        state, requested, delivered, 6 * requested AS hold, 6 * delivered AS captured,
        1 + (i % 50 = 0)::int AS fence, delivered + (i % 50 = 0)::int + (outcome = 'refused')::int AS calls,
        outcome, at, CASE WHEN state NOT IN ('queued', 'running') THEN at + interval '20 seconds' END AS ended
-FROM (SELECT i, CASE WHEN i % 4 = 0 THEN 0 ELSE 1 + i % 99 END AS tenant, state, requested, outcome,
-             now() - interval '10 milliseconds' * (jobs - i) AS at,
+FROM (SELECT i, CASE WHEN i % 4 = 0 THEN 0 ELSE 1 + i % (tenants - 1) END AS tenant, state, requested, outcome,
+             now() - interval '1 minute' - interval '10 milliseconds' * (jobs - i) AS at,
              CASE state WHEN 'succeeded' THEN requested WHEN 'partial' THEN 1 ELSE 0 END AS delivered
-      FROM (SELECT i, jobs, CASE WHEN jobs - i < 400 THEN CASE WHEN i % 2 = 0 THEN 'queued' ELSE 'running' END
+      FROM (SELECT i, jobs, tenants, CASE WHEN jobs - i < queued THEN 'queued' WHEN jobs - i < queued + running THEN 'running'
                                  WHEN i % 20 < 15 THEN 'succeeded' WHEN i % 20 = 15 THEN 'partial' WHEN i % 20 = 16 THEN 'canceled'
                                  WHEN i % 20 = 17 THEN 'expired' ELSE 'failed' END AS state
-            FROM (SELECT current_setting('bench.jobs')::bigint AS jobs) asked, generate_series(1, jobs) i) s,
+            FROM asked, generate_series(1, jobs) i) s,
       LATERAL (SELECT CASE WHEN state = 'partial' OR i % 10 = 3 THEN 2 ELSE 1 END AS requested,
                       CASE state WHEN 'succeeded' THEN 'ok' WHEN 'partial' THEN 'refused' WHEN 'canceled' THEN 'canceled'
                                  WHEN 'expired' THEN 'expired' WHEN 'failed' THEN 'refused' END AS outcome) o) j;
@@ -78,13 +81,15 @@ FROM (SELECT i, tenant, job, at, pg_temp.shown(job) AS shown FROM history OFFSET
 
 -- What was given, each hold, each end; numbered and chained by tenant.
 CREATE TEMP TABLE given AS
-SELECT lot, tenant, count(*) AS jobs, sum(hold) FILTER (WHERE ended IS NULL) AS held, sum(captured) AS consumed FROM history GROUP BY lot, tenant;
+SELECT lot, tenant, count(job) AS jobs, coalesce(sum(hold) FILTER (WHERE ended IS NULL), 0) AS held, coalesce(sum(captured), 0) AS consumed
+FROM (SELECT pg_temp.id(1, t, 0) AS tenant, pg_temp.id(3, t, k) AS lot FROM asked, generate_series(0, tenants - 1) t, generate_series(0, 1) k) lots
+LEFT JOIN history USING (lot, tenant) GROUP BY lot, tenant;
 INSERT INTO grants (id, tenant_id, source_type, source_id, amount, remaining, held, consumed, created_at)
-SELECT lot, tenant, 'promo', lot::text, 100 + jobs * 12, 100 + jobs * 12 - coalesce(held, 0) - consumed, coalesce(held, 0), consumed, now() - interval '1 year' FROM given;
+SELECT lot, tenant, 'promo', lot::text, 1000000 + jobs * 12, 1000000 + jobs * 12 - held - consumed, held, consumed, now() - interval '1 year' FROM given;
 
 CREATE TEMP TABLE numbered AS
 SELECT tenant, debit, credit, amount, kind, ref, at, step, row_number() OVER (PARTITION BY tenant ORDER BY at, step, ref)::bigint AS seq
-FROM (SELECT tenant, 'sys:promo' AS debit, 'tenant:available' AS credit, (100 + jobs * 12)::bigint AS amount, 'promo' AS kind, lot::text AS ref, now() - interval '1 year' AS at, 0 AS step FROM given
+FROM (SELECT tenant, 'sys:promo' AS debit, 'tenant:available' AS credit, (1000000 + jobs * 12)::bigint AS amount, 'promo' AS kind, lot::text AS ref, now() - interval '1 year' AS at, 0 AS step FROM given
       UNION ALL SELECT tenant, 'tenant:available', 'tenant:held', hold, 'hold', job::text, at, 1 FROM history
       UNION ALL SELECT tenant, 'tenant:held', 'sys:revenue', captured, 'capture', job::text, ended, 2 FROM history WHERE ended IS NOT NULL AND captured > 0
       UNION ALL SELECT tenant, 'tenant:held', 'tenant:available', hold - captured, 'release', job::text, ended, 3 FROM history WHERE ended IS NOT NULL AND hold > captured) t;
