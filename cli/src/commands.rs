@@ -95,8 +95,9 @@ impl Command {
         matches!(self, Self::Up(_) | Self::Api | Self::Worker)
     }
 
-    /// Whether the command may start the private Postgres, because no database is configured or a data folder is named.
-    pub fn may_start_postgres(&self) -> bool {
+    /// Whether the command may start the private Postgres, because no database is configured or `names_data_folder`: its
+    /// arguments name a data folder.
+    pub fn may_start_postgres(&self, names_data_folder: bool) -> bool {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let no_database_is_configured = [
             "DATABASE_URL",
@@ -108,8 +109,7 @@ impl Command {
         .all(|name| !is_set(name) && !is_set(&format!("{name}_FILE")));
         match self {
             Self::Api | Self::Worker | Self::Migrate | Self::Doctor | Self::Healthy => false,
-            Self::Verify(args) => no_database_is_configured || args.database.data.is_some(),
-            _ => no_database_is_configured,
+            _ => names_data_folder || no_database_is_configured,
         }
     }
 }

@@ -4,7 +4,8 @@ use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use cli::commands::Command;
 use cli::say::OutputError;
 use cli::shutdown;
@@ -30,8 +31,12 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    if command.may_start_postgres() {
+    let matches = Cli::command().get_matches();
+    let command = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.command,
+        Err(error) => error.exit(),
+    };
+    if command.may_start_postgres(names_data_folder(&matches)) {
         servers::restart_without_postgres_variables();
     }
     if command.is_server() {
@@ -45,6 +50,15 @@ fn main() -> ExitCode {
 }
 
 /// Sets up logging and TLS, and runs the command. Errors are logged, or printed if the log does not show them.
+/// Whether the arguments of the command name a data folder.
+fn names_data_folder(mut matches: &ArgMatches) -> bool {
+    while let Some((_, of_command)) = matches.subcommand() {
+        matches = of_command;
+    }
+    matches.try_contains_id("data").unwrap_or(false)
+        && matches.value_source("data") == Some(ValueSource::CommandLine)
+}
+
 async fn start(command: Command) -> ExitCode {
     // The value is dropped at the end, which sends the last traces.
     let _telemetry = match telemetry::start() {
@@ -78,4 +92,27 @@ fn fail_unlogged(error: &dyn Display) -> ExitCode {
     // If standard error is closed, there is no other place to report the error.
     let _result = writeln!(std::io::stderr(), "platen: {error}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_data_folder_is_found_in_any_command() {
+        let names = |arguments: &str| {
+            let arguments = arguments.split(' ');
+            let matches = Cli::command().try_get_matches_from(arguments);
+            matches.map(|matches| names_data_folder(&matches)).ok()
+        };
+        for (arguments, expected) in [
+            ("platen verify --data d", true),
+            ("platen tenant add --data d studio", true),
+            ("platen tenant add studio", false),
+            ("platen up", false),
+            ("platen migrate", false),
+        ] {
+            assert_eq!(names(arguments), Some(expected), "{arguments}");
+        }
+    }
 }

@@ -109,19 +109,20 @@ impl Connector {
     /// Returns an error if TLS cannot be set up.
     pub fn new(private_networks: &[IpNet]) -> Result<Self, reqwest::Error> {
         let networks = private_networks.to_vec();
-        Self::build(networks, PORTS, Arc::new(SystemResolver))
+        let names: Arc<dyn Resolve> = Arc::new(SystemResolver);
+        Self::build(networks, PORTS, &names)
     }
 
     fn build(
         networks: Vec<IpNet>,
         ports: &'static [u16],
-        names: Arc<dyn Resolve>,
+        names: &Arc<dyn Resolve>,
     ) -> Result<Self, reqwest::Error> {
         let rules = Arc::new(Rules { networks, ports });
         let client = |reach| {
             Client::builder()
                 .dns_resolver(VettingResolver {
-                    names: Arc::clone(&names),
+                    names: Arc::clone(names),
                     rules: Arc::clone(&rules),
                     reach,
                 })

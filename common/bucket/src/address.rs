@@ -258,6 +258,8 @@ fn origin(url: &str) -> String {
 fn is_loopback(endpoint: &str) -> bool {
     let authority = endpoint.trim_start_matches("http://");
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    // What stands before the last @ is a user, not the host.
+    let authority = authority.rsplit('@').next().unwrap_or_default();
     let host = match authority.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
@@ -318,7 +320,11 @@ mod tests {
         ] {
             assert!(endpoint(local, ""), "{local}");
         }
-        for remote in ["http://minio:9000", "http://localhost.evil.example:9000"] {
+        for remote in [
+            "http://minio:9000",
+            "http://localhost.evil.example:9000",
+            "http://localhost:9000@evil.example",
+        ] {
             assert!(!endpoint(remote, ""), "{remote}");
             assert!(endpoint(remote, "true"), "{remote}");
         }

@@ -195,12 +195,12 @@ impl OwnershipChecker {
     async fn read(&self, known: Option<RecordedId>) -> ReadResult {
         let Shared { pool, bucket, .. } = &*self.0;
         let read_at = Instant::now();
-        let read = async { Ok(storage::ownership::recorded(pool).await?) };
+        let read = storage::ownership::recorded(pool);
         let recorded = match known {
             Some(known) if known.read_at.elapsed() < CACHE_TTL => known,
             Some(known) => match timeout(RECORDED_TIMEOUT, read).await {
                 Ok(Ok(id)) => RecordedId { id, read_at },
-                Ok(Err::<_, sqlx::Error>(_)) | Err(_) => known,
+                Ok(Err(_)) | Err(_) => known,
             },
             None => {
                 let id = database::with_timeout(read).await?;
