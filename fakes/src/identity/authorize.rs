@@ -77,7 +77,7 @@ impl IdentityProvider {
                 url.query_pairs_mut().append_pair(name, value);
             }
         }
-        Reply::text(302, String::new())
+        Reply::raw_json(302, String::new())
             .with_header("location", url.as_str())
             .with_outcome(error.unwrap_or("ok"))
     }
