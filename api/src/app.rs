@@ -124,9 +124,9 @@ impl App {
             .context("the API does not start")?;
         // Rendering gets half of the cores; the other half stays free for requests.
         let budget = Budget::within(config.api_memory, imaging::cores() / 2);
-        database::watch("api", &pool);
-        database::watch("reader", &reader);
-        database::watch("listener", &listener);
+        database::report_connections("api", &pool);
+        database::report_connections("reader", &reader);
+        database::report_connections("listener", &listener);
         Ok(Self {
             pool,
             reader,

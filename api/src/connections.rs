@@ -52,11 +52,11 @@ pub struct Port {
     /// Trusted proxies, whose connections count only towards the total.
     pub proxies: Vec<IpNet>,
     /// How long a client may take to send the head of a request.
-    pub head: Duration,
+    pub head_timeout: Duration,
     /// How long a connection may be idle between two requests.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// How long a client may go without reading anything of its answer.
-    pub write: Duration,
+    pub write_timeout: Duration,
 }
 
 impl Port {
@@ -70,9 +70,9 @@ impl Port {
             total: ports.connections,
             per_address: ports.per_address,
             proxies,
-            head,
-            idle,
-            write,
+            head_timeout: head,
+            idle_timeout: idle,
+            write_timeout: write,
         }
     }
 

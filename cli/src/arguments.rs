@@ -43,7 +43,7 @@ pub struct OptionalReasonArgs {
 }
 
 impl ReasonArgs {
-    /// Returns the actor `name`, who acts for this reason.
+    /// Returns the operator `name` with this reason.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl ReasonArgs {
 }
 
 impl OptionalReasonArgs {
-    /// Returns the actor `name`, who acts for this reason, or for `default` if no reason is given.
+    /// Returns the operator `name` with this reason, or with `default` if no reason is given.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl OptionalReasonArgs {
     }
 }
 
-/// Checks the reason, and returns the actor `name`, who acts for it.
+/// Checks the reason, and returns it together with `name`, the operator who gives it.
 fn actor<'a>(name: &'a str, reason: &'a str) -> anyhow::Result<Actor<'a>> {
     let reason = reason.trim();
     let length = reason.chars().count();

@@ -177,7 +177,7 @@ async fn logins_for_one_role_are_created_with_a_connection_limit() {
     .fetch_all(&mut owner)
     .await
     .unwrap();
-    assert_eq!(limits, [85, 7, 190]);
+    assert_eq!(limits, [175, 7, 390]);
 
     // When the processes use all their connections, an operator can still connect.
     owner

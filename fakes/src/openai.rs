@@ -194,7 +194,7 @@ impl Creation for Generation {
             Some(Fault::LongError(code)) => {
                 ApiError::from_code(code, self.model(), &self.id).to_long_reply()
             }
-            Some(Fault::BadBase64) if request.by_address => self.invalid(
+            Some(Fault::BadBase64) if request.answers_with_url => self.invalid(
                 "The fake cannot play the fault 'bad_base64' in an answer without base64: ask for b64_json.".to_owned(),
             ),
             _ => answer::reply(request, &plan, &self.downloads, &self.base_url),

@@ -122,7 +122,7 @@ impl App {
         )
         .await
         .context("cannot reach Postgres")?;
-        database::watch("worker", &pool);
+        database::report_connections("worker", &pool);
         let owner = OwnershipChecker::new(pool.clone(), bucket.clone());
         owner
             .check_at_start()
@@ -136,6 +136,7 @@ impl App {
             lanes: Lanes::new(&ready_queue, config.timing.lanes, &catalog),
             lane_waiters: Arc::default(),
             ready_queue,
+            // The state of no lane is known yet, so no model is limited.
             capacity: RwLock::new(domain::lanes::available(&catalog, &[])),
             search_marks: SearchMarks::default(),
             low_water: LowWater::default(),

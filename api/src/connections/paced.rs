@@ -26,7 +26,7 @@ pub(super) struct TimedStream {
 
 impl TimedStream {
     pub(super) fn new(stream: TcpStream, slot: Arc<Slot>) -> Self {
-        let read_deadline = Box::pin(sleep(slot.port().head));
+        let read_deadline = Box::pin(sleep(slot.port().head_timeout));
         Self {
             stream,
             slot,
@@ -52,7 +52,7 @@ impl TimedStream {
             self.write_deadline = None;
             return result;
         }
-        let timeout = self.slot.port().write;
+        let timeout = self.slot.port().write_timeout;
         let deadline = self
             .write_deadline
             .get_or_insert_with(|| Box::pin(sleep(timeout)));

@@ -31,7 +31,7 @@ pub(super) enum CloseReason {
     Address,
     /// The port has reached its total limit, and every connection has a request under way.
     Total,
-    /// Another connection needed the slot.
+    /// The connection had no request, and its slot or its file descriptor was needed for another connection.
     Displaced,
     /// The system has no more file descriptors.
     Files,
@@ -62,7 +62,9 @@ impl CloseReason {
             Self::Total => {
                 "refused: the port is full and all other connections have a request under way"
             }
-            Self::Displaced => "closed: the port is full and they had no request",
+            Self::Displaced => {
+                "closed: they had no request, and room was needed for another connection"
+            }
             Self::Files => {
                 "not accepted: the system has no more files; raise the limit of open files or lower PLATEN_CONNECTIONS"
             }
@@ -330,8 +332,8 @@ impl Slot {
     /// limits apply then.
     pub(super) fn read_timeout(&self) -> Option<Duration> {
         match self.phase() {
-            Phase::Idle => Some(self.port().idle),
-            Phase::Silent | Phase::ReadingHead => Some(self.port().head),
+            Phase::Idle => Some(self.port().idle_timeout),
+            Phase::Silent | Phase::ReadingHead => Some(self.port().head_timeout),
             Phase::Answering | Phase::Sending => None,
         }
     }

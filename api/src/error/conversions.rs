@@ -83,11 +83,11 @@ impl From<AdmissionError> for Problem {
 impl From<OperatorError> for Problem {
     fn from(error: OperatorError) -> Self {
         match error {
-            OperatorError::TooMuch { .. } => {
+            OperatorError::InsufficientCredits { .. } => {
                 let detail = format!("Take less: {error}.");
                 Self::invalid(vec![Violation::new("/credits", detail)])
             }
-            OperatorError::TooMany(error) => {
+            OperatorError::CreditLimit(error) => {
                 Self::invalid(vec![Violation::new("/credits", sentence(&error))])
             }
             OperatorError::KeyReused => Self::from(Code::IdempotencyKeyReused),

@@ -12,7 +12,7 @@ pub enum RedisFailure {
     Unreachable,
     /// Redis does not answer in time, or the network loses its answers.
     Silent,
-    /// The connection was closed while it was in use.
+    /// The connection was closed while it was in use, or the server does not speak Redis' protocol.
     Broken,
     /// Redis rejects the login.
     Password,
@@ -45,8 +45,8 @@ impl RedisFailure {
             ErrorKind::Io => Some(classify_connection_error(error)),
             ErrorKind::AuthenticationFailed => Some(Self::Password),
             ErrorKind::InvalidClientConfig => Some(Self::Address),
-            // The answer is not in Redis' protocol, so no later answer on this connection can be
-            // trusted.
+            // The answer cannot be parsed, so no later answer on this connection can be trusted. Or
+            // the server does not know `HELLO`, as Redis before version 6.
             ErrorKind::Parse | ErrorKind::RESP3NotSupported => Some(Self::Broken),
             ErrorKind::Server(_) | ErrorKind::Extension => {
                 classify_answer(error.code().unwrap_or_default(), error)
@@ -90,7 +90,7 @@ impl RedisFailure {
                 "it does not answer in time: check whether it hangs, and check the network"
             }
             Self::Broken => {
-                "the connection was closed while in use: Redis was restarted, or something closes connections"
+                "the connection was closed while in use, or an answer was not in the protocol of Redis 6: Redis was restarted, something closes connections, or REDIS_URL leads to another server"
             }
             Self::Password => "it rejects the login: correct it in REDIS_URL or its file",
             Self::Address => {

@@ -81,13 +81,13 @@ impl ActionResult {
 pub enum OperatorError {
     /// More credits were to be taken than the tenant has available.
     #[error("the tenant has only {available} available")]
-    TooMuch {
+    InsufficientCredits {
         /// Credits that the tenant has available.
         available: Credits,
     },
     /// More credits than one transfer, or one wallet, may have.
     #[error(transparent)]
-    TooMany(#[from] CreditLimitError),
+    CreditLimit(#[from] CreditLimitError),
     /// The tenant does not exist.
     #[error("there is no such tenant")]
     NoTenant,
@@ -238,8 +238,8 @@ pub async fn adjust(
     } else {
         let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
         let available = wallet.available;
-        let shares =
-            ledger::split_over_lots(&lots, amount).ok_or(OperatorError::TooMuch { available })?;
+        let shares = ledger::split_over_lots(&lots, amount)
+            .ok_or(OperatorError::InsufficientCredits { available })?;
         storage::ledger::forfeit_lots(&mut transaction, &shares).await?;
         (Account::Available, Account::Adjust)
     };

@@ -19,7 +19,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 pub use begin::{begin, begin_for, begin_for_key, begin_with_wallet};
 pub use begin_locked::{begin_with_job, begin_with_wallet_and_job};
-pub use connections::watch;
+pub use connections::report_connections;
 pub use migration::{
     Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,
 };

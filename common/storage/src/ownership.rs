@@ -46,8 +46,8 @@ pub async fn lock(connection: &mut PgConnection) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Records the id that the bucket's marker must have from now on, and the bucket's address for
-/// operators.
+/// Records the id that the bucket's marker must have from now on. The bucket's address is recorded
+/// for operators only: no code reads it.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

@@ -28,7 +28,7 @@ pub(super) fn reply(
         Some(Fault::Shape(name)) => Some(name.as_str()),
         _ => None,
     };
-    request.by_address |= shape.is_some_and(shape::is_by_address);
+    request.answers_with_url |= shape.is_some_and(shape::has_url);
     let count = if fault == Some(&Fault::Empty) {
         0
     } else {
@@ -49,7 +49,7 @@ pub(super) fn reply(
         hash.get_or_insert_with(|| image.hash());
         data.push(if fault == Some(&Fault::Elsewhere) {
             json!({"url": ELSEWHERE})
-        } else if request.by_address {
+        } else if request.answers_with_url {
             let name = format!("{}.{}", image.hash(), format_name(request.format));
             let path = downloads.publish(name, request.format.mime_type(), image.bytes.clone());
             json!({"url": format!("{base_url}{path}")})

@@ -106,7 +106,7 @@ pub(super) struct ImageRequest {
     pub(super) format: Format,
     pub(super) quality: &'static str,
     /// Whether the answer is a URL and not the image itself.
-    pub(super) by_address: bool,
+    pub(super) answers_with_url: bool,
     /// The tokens of a GPT model. A local server reports none.
     pub(super) usage: Option<Usage>,
 }
@@ -159,7 +159,7 @@ impl ImageRequest {
             Some(quality) => quality,
         };
         let format = format(fields)?;
-        let by_address = match one_of(fields, "response_format", &["url", "b64_json"])? {
+        let answers_with_url = match one_of(fields, "response_format", &["url", "b64_json"])? {
             Some(wanted) => wanted == "url",
             None => model == Model::Local,
         };
@@ -202,7 +202,7 @@ impl ImageRequest {
             pixels,
             format,
             quality,
-            by_address,
+            answers_with_url,
             usage,
         })
     }

@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use serde_json::{Value, json};
 
 /// Whether an answer in this shape has the URL of the image.
-pub(super) fn is_by_address(name: &str) -> bool {
+pub(super) fn has_url(name: &str) -> bool {
     matches!(
         name,
         shapes::EMPTY_BESIDE_ADDRESS | shapes::NULL_BESIDE_ADDRESS

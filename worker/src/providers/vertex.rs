@@ -16,7 +16,7 @@ use super::{CallRequest, Provider, ProviderSettings, Reply, generate_content};
 /// The client of a provider with the dialect `vertex`.
 pub struct Vertex {
     http: Http,
-    /// `None` if the lane's location decides the host.
+    /// `None` if the lane's location decides the base URL.
     base_url: Option<String>,
     /// The project of lanes that name none.
     project: String,
@@ -51,18 +51,19 @@ impl Vertex {
         let Lane {
             project, location, ..
         } = request.lane;
-        let host = self.base_url.clone().unwrap_or_else(|| host(location));
+        let base_url = self.base_url.clone();
+        let base_url = base_url.unwrap_or_else(|| location_base_url(location));
         format!(
-            "{host}/v1/projects/{}/locations/{location}/publishers/google/models/{}:generateContent",
+            "{base_url}/v1/projects/{}/locations/{location}/publishers/google/models/{}:generateContent",
             project.as_ref().unwrap_or(&self.project),
             request.model.name
         )
     }
 }
 
-/// The host for a location. The jurisdictions `us` and `eu` have endpoints of their own, which keep
+/// The base URL for a location. The jurisdictions `us` and `eu` have endpoints of their own, which keep
 /// data there. The location `global` promises no data residency.
-fn host(location: &str) -> String {
+fn location_base_url(location: &str) -> String {
     match location {
         "global" => "https://aiplatform.googleapis.com".to_owned(),
         "us" | "eu" => format!("https://aiplatform.{location}.rep.googleapis.com"),
@@ -100,10 +101,16 @@ mod tests {
 
     #[test]
     fn a_location_decides_the_host() {
-        assert_eq!(host("global"), "https://aiplatform.googleapis.com");
-        assert_eq!(host("eu"), "https://aiplatform.eu.rep.googleapis.com");
         assert_eq!(
-            host("us-central1"),
+            location_base_url("global"),
+            "https://aiplatform.googleapis.com"
+        );
+        assert_eq!(
+            location_base_url("eu"),
+            "https://aiplatform.eu.rep.googleapis.com"
+        );
+        assert_eq!(
+            location_base_url("us-central1"),
             "https://us-central1-aiplatform.googleapis.com"
         );
     }

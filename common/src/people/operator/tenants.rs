@@ -64,7 +64,7 @@ pub enum TenantError {
     },
     /// More credits than one transfer, or one wallet, may have.
     #[error(transparent)]
-    TooMany(#[from] CreditLimitError),
+    CreditLimit(#[from] CreditLimitError),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -206,6 +206,7 @@ pub async fn set_retention(
     tenant: TenantId,
     wanted: Retention,
 ) -> Result<(), TenantError> {
+    // With the wallet's lock no job can end meanwhile, so the deletion of every job's files is planned.
     let mut transaction = database::begin_with_wallet(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
     storage::retention::set(&mut transaction, tenant, wanted).await?;

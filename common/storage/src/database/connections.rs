@@ -17,7 +17,7 @@ static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     IntGaugeVec::new(Opts::new(name, help), &["pool", "state"]).expect("a valid metric")
 });
 
-/// The pools that [`watch`] has registered, with their names.
+/// The pools that [`report_connections`] has registered, with their names.
 static POOLS: Mutex<Vec<(&str, PgPool)>> = Mutex::new(Vec::new());
 
 /// Registers the metric with the first pool.
@@ -25,7 +25,7 @@ static REGISTERED: Once = Once::new();
 
 /// Reports the connections of a pool in the metric from now on, under this name. A second pool with
 /// the same name replaces the first.
-pub fn watch(name: &'static str, pool: &PgPool) {
+pub fn report_connections(name: &'static str, pool: &PgPool) {
     REGISTERED.call_once(|| {
         let registered = prometheus::default_registry().register(Box::new(Pools));
         registered.expect("registered once");
