@@ -109,20 +109,19 @@ impl Connector {
     /// Returns an error if TLS cannot be set up.
     pub fn new(private_networks: &[IpNet]) -> Result<Self, reqwest::Error> {
         let networks = private_networks.to_vec();
-        let names: Arc<dyn Resolve> = Arc::new(SystemResolver);
-        Self::build(networks, PORTS, &names)
+        Self::build(networks, PORTS, Arc::new(SystemResolver))
     }
 
     fn build(
         networks: Vec<IpNet>,
         ports: &'static [u16],
-        names: &Arc<dyn Resolve>,
+        names: Arc<dyn Resolve>,
     ) -> Result<Self, reqwest::Error> {
         let rules = Arc::new(Rules { networks, ports });
-        let client = |reach| {
+        let client = |reach, names| {
             Client::builder()
                 .dns_resolver(VettingResolver {
-                    names: Arc::clone(names),
+                    names,
                     rules: Arc::clone(&rules),
                     reach,
                 })
@@ -139,8 +138,8 @@ impl Connector {
                 .build()
         };
         Ok(Self {
-            public: client(Reach::Public)?,
-            private: client(Reach::Private)?,
+            public: client(Reach::Public, Arc::clone(&names))?,
+            private: client(Reach::Private, names)?,
             rules,
         })
     }

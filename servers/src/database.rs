@@ -12,8 +12,7 @@ use crate::{
 
 /// The database of a data folder, whether a Platen runs there or not. Commands with `--data` use it.
 pub struct Database {
-    /// The URL of the runtime login.
-    database_url: String,
+    runtime_url: String,
     owner_url: String,
     /// The Postgres that [`Database::open`] started. `None` if a Postgres was already running.
     started: Option<Postgres>,
@@ -34,7 +33,7 @@ impl Database {
         }) = running_urls(data)?
         {
             return Ok(Self {
-                database_url,
+                runtime_url: database_url,
                 owner_url,
                 started: None,
             });
@@ -45,7 +44,7 @@ impl Database {
         }
         let postgres = Postgres::start(&folder).await?;
         Ok(Self {
-            database_url: postgres.database_url(),
+            runtime_url: postgres.database_url(),
             owner_url: postgres.owner_url(),
             started: Some(postgres),
         })
@@ -53,7 +52,7 @@ impl Database {
 
     /// The URL of the runtime login.
     pub fn database_url(&self) -> &str {
-        &self.database_url
+        &self.runtime_url
     }
 
     /// The URL of the login that owns the database.

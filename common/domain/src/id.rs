@@ -215,8 +215,9 @@ mod tests {
 
     #[test]
     fn ids_contain_the_time_of_their_creation() {
-        let at = OffsetDateTime::now_utc();
         let id = JobId::new();
+        let (seconds, _) = id.0.get_timestamp().unwrap().to_unix();
+        let at = OffsetDateTime::from_unix_timestamp(seconds.try_into().unwrap()).unwrap();
         assert!(JobId::first_at(at) <= id);
         assert!(id < JobId::first_at(at + time::Duration::MINUTE));
         let ends = [time::PrimitiveDateTime::MIN, time::PrimitiveDateTime::MAX];

@@ -90,7 +90,7 @@ fn networks(texts: &[&str]) -> Vec<IpNet> {
 /// A connector that may use the port `port` as if it were 443, so that the port protects nothing.
 fn connector(allowed: &[&str], port: u16, names: Arc<dyn Resolve>) -> Connector {
     let ports: &'static [u16] = Box::leak(Box::new([port]));
-    Connector::build(networks(allowed), ports, &names).unwrap()
+    Connector::build(networks(allowed), ports, names).unwrap()
 }
 
 /// A server that answers each request by its path.

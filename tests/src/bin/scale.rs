@@ -110,8 +110,8 @@ async fn main() -> ExitCode {
     compare_submits(&mut proof, &mut sides, arguments.pairs).await;
     let [large, mut empty] = sides;
     submit_faster(&mut proof, &mut empty, arguments.pairs.div_ceil(2)).await;
-    large.close(&mut proof).await;
-    empty.close(&mut proof).await;
+    Box::pin(large.close(&mut proof)).await;
+    Box::pin(empty.close(&mut proof)).await;
     proof.verdict()
 }
 
