@@ -25,7 +25,7 @@ use domain::operator::Actor;
 use domain::ownership::{Ownership, Unknown};
 use storage::database;
 
-/// How long an answer of [`OwnershipChecker::check`] is reused.
+/// How long an answer of [`OwnershipChecker::check`] is reused, and so is the recorded id.
 const CACHE_TTL: Duration = Duration::from_secs(1);
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
