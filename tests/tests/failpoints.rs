@@ -118,13 +118,16 @@ impl Cell {
         }
     }
 
-    /// What a provider had begun and nobody had kept is lost: one call. Everything else is taken over.
+    /// Calls that are lost: one that the provider had begun and nobody had kept, or one that was
+    /// running when its worker aborted. Everything else is taken over.
     fn may_cost(&self) -> usize {
         let lost = matches!(
             self.point,
             "generate:after_call" | "generate:before_operate"
         );
-        let killed = self.point.starts_with("renew") && self.action == "abort";
+        // A worker renews leases and fills the queue while a call runs.
+        let beside_call = matches!(self.point, "renew:before_renew" | "dispatch:before_top_up");
+        let killed = beside_call && self.action == "abort";
         usize::from(lost && self.action != "delay" || killed)
     }
 }
