@@ -10,6 +10,8 @@ use moxcms::{
     TransformOptions,
 };
 
+use super::buffer::buffer;
+
 /// Why an image is refused, as a phrase for people.
 type Reason = &'static str;
 
@@ -321,7 +323,7 @@ const OPTIONS: fn() -> TransformOptions = || TransformOptions {
 };
 
 fn convert8(profile: &ColorProfile, from: Layout, to: Layout, samples: &[u8]) -> Option<Vec<u8>> {
-    let mut out = vec![0; samples.len() / from.channels() * to.channels()];
+    let mut out = buffer(samples.len() / from.channels() * to.channels());
     profile
         .create_transform_8bit(from, &ColorProfile::new_srgb(), to, OPTIONS())
         .and_then(|transform| transform.transform(samples, &mut out))
@@ -335,7 +337,7 @@ fn convert16(
     to: Layout,
     samples: &[u16],
 ) -> Option<Vec<u16>> {
-    let mut out = vec![0; samples.len() / from.channels() * to.channels()];
+    let mut out = buffer(samples.len() / from.channels() * to.channels());
     profile
         .create_transform_16bit(from, &ColorProfile::new_srgb(), to, OPTIONS())
         .and_then(|transform| transform.transform(samples, &mut out))

@@ -15,6 +15,7 @@
 //!
 //! The [`RenderPool`] does this on threads of its own, away from the async threads.
 
+mod buffer;
 mod c2pa;
 mod clean;
 mod color;

@@ -11,48 +11,62 @@ use std::sync::LazyLock;
 /// these steps for each value.
 const STEPS: usize = 65_536;
 
-/// Tables from the 256 values of a channel to what the resampler averages, and back.
+/// Converts the 256 values of a channel to what the resampler averages, and back.
 ///
 /// A *value* is a byte of a channel. A *share* is what is averaged, a number from 0 to 1. A *step* is a share that is
 /// rounded to one of 65,536 numbers.
 pub(super) struct Curve {
-    /// The share of each value.
-    shares: [f32; 256],
+    /// Up to this value the share is the value times `slope`. Above it the polynomial gives the share.
+    straight_until: f32,
+    slope: f32,
+    polynomial: [f32; 10],
     /// The nearest value of each step.
     values: Box<[u8; STEPS]>,
 }
 
 /// The curve of sRGB. The shares are shares of the light of white.
-pub(super) static SRGB: LazyLock<Curve> = LazyLock::new(|| Curve::new(to_linear, to_encoded));
+///
+/// The polynomial was fitted to the curve at the 245 values above 10, so that its largest error is as small as possible.
+/// The result differs from the exact share by less than 4e-7, a fortieth of a step. Vector instructions calculate many
+/// shares at a time, which takes less time than to look up each in a table.
+pub(super) static SRGB: LazyLock<Curve> = LazyLock::new(|| Curve {
+    straight_until: 10.0,
+    slope: 1.0 / (255.0 * 12.92),
+    polynomial: [
+        0.000_844_995_9,
+        0.035_745_73,
+        0.477_985_17,
+        0.921_488_94,
+        -1.124_657,
+        1.615_356_2,
+        -1.774_678,
+        1.298_286,
+        -0.553_993_2,
+        0.103_621_274,
+    ],
+    values: values(to_encoded),
+});
 
 /// A straight line. With it the values of a file are averaged as they are, and so is alpha.
-pub(super) static STRAIGHT: LazyLock<Curve> = LazyLock::new(|| Curve::new(|v| v, |v| v));
+pub(super) static STRAIGHT: LazyLock<Curve> = LazyLock::new(|| Curve {
+    straight_until: 255.0,
+    slope: 1.0 / 255.0,
+    polynomial: [0.0; 10],
+    values: values(|value| value),
+});
 
 impl Curve {
-    /// `decode` gives the share of a value, and `encode` the value of a share. For both, values are from 0 to 1.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the curves stay between 0 and 1"
-    )]
-    fn new(decode: fn(f64) -> f64, encode: fn(f64) -> f64) -> Self {
-        let values = vec![0; STEPS].into_boxed_slice();
-        let mut values: Box<[u8; STEPS]> = values.try_into().expect("the length is the same");
-        for (value, step) in values.iter_mut().zip(0_u16..=u16::MAX) {
-            let share = f64::from(step) / f64::from(u16::MAX);
-            *value = (encode(share) * 255.0).round() as u8;
-        }
-        let mut shares = [0.0; 256];
-        for (share, value) in shares.iter_mut().zip(0_u8..=u8::MAX) {
-            *share = decode(f64::from(value) / 255.0) as f32;
-        }
-        Self { shares, values }
-    }
-
     /// The share of a value, from 0 to 1.
-    #[inline]
+    #[inline(always)] // The resampler's loops are vectorized only if they contain this function.
     pub(super) fn share(&self, value: u8) -> f32 {
-        self.shares[usize::from(value)]
+        let value = f32::from(value);
+        let encoded = value * (1.0 / 255.0);
+        let bent = (self.polynomial.iter().rev()).fold(0.0, |sum, factor| sum * encoded + factor);
+        if value <= self.straight_until {
+            value * self.slope
+        } else {
+            bent
+        }
     }
 
     /// The nearest value for a share that was rounded by [`step`].
@@ -60,6 +74,22 @@ impl Curve {
     pub(super) fn value(&self, step: u16) -> u8 {
         self.values[usize::from(step)]
     }
+}
+
+/// The nearest value of each step. `encode` gives the value of a share, both from 0 to 1.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the curves stay between 0 and 1"
+)]
+fn values(encode: fn(f64) -> f64) -> Box<[u8; STEPS]> {
+    let values = vec![0; STEPS].into_boxed_slice();
+    let mut values: Box<[u8; STEPS]> = values.try_into().expect("the length is the same");
+    for (value, step) in values.iter_mut().zip(0_u16..=u16::MAX) {
+        let share = f64::from(step) / f64::from(u16::MAX);
+        *value = (encode(share) * 255.0).round() as u8;
+    }
+    values
 }
 
 /// The nearest of 65,536 steps from 0 to 1. Shares below 0 and above 1 are clipped.
@@ -70,15 +100,6 @@ pub(super) fn step(share: f32) -> u16 {
     const ROUND: f32 = 8_388_608.0;
     let bits = (share.clamp(0.0, 1.0) * f32::from(u16::MAX) + ROUND).to_bits();
     (bits & 0xFFFF) as u16
-}
-
-/// The linear light of a value of sRGB. Both are from 0 (black) to 1 (white).
-fn to_linear(value: f64) -> f64 {
-    if value <= 0.04045 {
-        value / 12.92
-    } else {
-        ((value + 0.055) / 1.055).powf(2.4)
-    }
 }
 
 /// The value of sRGB for linear light. Both are from 0 (black) to 1 (white).
@@ -94,6 +115,15 @@ fn to_encoded(light: f64) -> f64 {
 mod tests {
     use super::*;
 
+    /// The linear light of a value of sRGB. Both are from 0 (black) to 1 (white).
+    fn to_linear(value: f64) -> f64 {
+        if value <= 0.04045 {
+            value / 12.92
+        } else {
+            ((value + 0.055) / 1.055).powf(2.4)
+        }
+    }
+
     #[test]
     fn converting_there_and_back_changes_nothing() {
         for curve in [&SRGB, &STRAIGHT] {
@@ -103,6 +133,17 @@ mod tests {
             let ends = [curve.share(0), curve.share(255)];
             assert_eq!(ends.map(f32::to_bits), [0.0_f32, 1.0].map(f32::to_bits));
             assert_eq!([-0.2, 1.2].map(|share| curve.value(step(share))), [0, 255]);
+        }
+    }
+
+    #[test]
+    fn shares_are_nearly_exact() {
+        for value in 0..=u8::MAX {
+            let exact = to_linear(f64::from(value) / 255.0);
+            assert!(
+                (f64::from(SRGB.share(value)) - exact).abs() < 4e-7,
+                "{value}"
+            );
         }
     }
 

@@ -114,11 +114,8 @@ impl<const N: usize> Resampler<N> {
             return;
         };
         let slot = y % self.row_weights.taps;
-        decode::<N>(
-            self.curve,
-            row,
-            &mut self.latest[slot][..self.source_row_len],
-        );
+        let (curve, shares) = (self.curve, &mut self.latest[slot][..self.source_row_len]);
+        dispatch!(self.vector_level, _simd => decode::<N>(curve, row, shares));
         let mut first = *first;
         while first + self.row_weights.taps == self.added {
             self.make_row(first);
@@ -220,6 +217,7 @@ fn round<const N: usize>(row: &[f32], steps: &mut [u16]) {
 }
 
 /// Turns the values of a file into shares, which are averaged. In RGBA, colors are multiplied by their alpha.
+#[inline(always)]
 fn decode<const N: usize>(curve: &Curve, row: &[u8], out: &mut [f32]) {
     if N == LANES {
         for (out, pixel) in out

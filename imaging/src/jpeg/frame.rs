@@ -1,5 +1,6 @@
 //! Reads the frame header (T.81, B.2.2), which describes the size of the image and its channels.
 
+use super::super::buffer::buffer;
 use super::idct::{BLOCK_SIDE, Block, Quantizers};
 use super::{ColorModel, DAMAGED, Reason};
 
@@ -167,7 +168,7 @@ impl Plane {
         let (samples, coefficients) = if frame.progressive {
             (Vec::new(), vec![Block::EMPTY; across * down])
         } else {
-            (vec![0; across * down * 64], Vec::new())
+            (buffer(across * down * 64), Vec::new())
         };
         Self {
             samples,
@@ -201,7 +202,7 @@ impl Plane {
     pub(super) fn transform_stored_blocks(&mut self) {
         let blocks = std::mem::take(&mut self.coefficients);
         if !blocks.is_empty() {
-            self.samples = vec![0; blocks.len() * 64];
+            self.samples = buffer(blocks.len() * 64);
         }
         let across = self.stride / BLOCK_SIDE;
         for (at, block) in blocks.iter().enumerate() {
