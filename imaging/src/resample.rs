@@ -53,7 +53,7 @@ pub(super) struct Resampler<const N: usize> {
     made: usize,
     /// The latest result of the vertical pass.
     mixed: Vec<f32>,
-    /// The latest result of the horizontal pass.
+    /// The latest result of the horizontal pass, with [`LANES`] floats for each pixel.
     resampled: Vec<f32>,
     /// `resampled`, rounded to steps of the curve.
     steps: Vec<u16>,
@@ -98,8 +98,8 @@ impl<const N: usize> Resampler<N> {
             added: 0,
             made: 0,
             mixed: vec![0.0; slot_len],
-            resampled: vec![0.0; to_width * N],
-            steps: vec![0; to_width * N],
+            resampled: vec![0.0; to_width * LANES],
+            steps: vec![0; to_width * LANES],
             bytes: Vec::with_capacity(to_width * to_height * N),
         }
     }
@@ -165,11 +165,13 @@ fn mix_rows(rows: &[(&[f32], f32)], out: &mut [f32]) {
     }
 }
 
-/// The horizontal pass: each pixel is the sum of adjacent pixels of the row, each times its weight.
+/// The horizontal pass: each pixel is the sum of adjacent pixels of the row, each times its weight. If a pixel has three
+/// channels, its fourth float means nothing. It is written all the same, because otherwise the compiler would add up two
+/// channels and one, and not all at once.
 #[inline(always)]
 fn mix_columns<const N: usize>(weights: &Weights, row: &[f32], out: &mut [f32]) {
-    for (out, (first, weights)) in (out.as_chunks_mut::<N>().0.iter_mut()).zip(weights.of_outputs())
-    {
+    let out = out.as_chunks_mut::<LANES>().0.iter_mut();
+    for (out, (first, weights)) in out.zip(weights.of_outputs()) {
         let mut pixels = &row[first * N..];
         let mut sums = [0.0; LANES];
         let (groups, rest) = weights.as_chunks::<UNROLLED>();
@@ -184,12 +186,12 @@ fn mix_columns<const N: usize>(weights: &Weights, row: &[f32], out: &mut [f32]) 
         for (at, weight) in rest.iter().enumerate() {
             add_pixel(&pixels[at * N..], *weight, &mut sums);
         }
-        *out = *sums.first_chunk().expect("at most four channels");
+        *out = sums;
     }
 }
 
 /// Adds the first pixel times its weight. If a pixel has three channels, the fourth value is the first one of the next
-/// pixel, and its sum is not used.
+/// pixel.
 #[inline(always)]
 fn add_pixel(pixels: &[f32], weight: f32, sums: &mut [f32; LANES]) {
     let values: &[f32; LANES] = pixels.first_chunk().expect("a whole vector");
@@ -237,16 +239,18 @@ fn decode<const N: usize>(curve: &Curve, row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Turns rounded averages (steps) into the values of a file.
+/// Turns rounded averages (steps) of a row into the values of a file, and appends them.
 fn encode<const N: usize>(curve: &Curve, steps: &[u16], bytes: &mut Vec<u8>) {
-    if N == LANES {
-        for [red, green, blue, alpha] in steps.as_chunks::<4>().0 {
-            bytes.extend([red, green, blue].map(|color| curve.value(*color)));
-            bytes.push(STRAIGHT.value(*alpha));
+    let pixels = steps.as_chunks::<LANES>().0;
+    let made = bytes.len();
+    bytes.resize(made + pixels.len() * N, 0);
+    let row = bytes[made..].as_chunks_mut::<N>().0.iter_mut();
+    for (bytes, steps) in row.zip(pixels) {
+        for (channel, (byte, step)) in bytes.iter_mut().zip(steps).enumerate() {
+            let is_alpha = channel == LANES - 1;
+            *byte = if is_alpha { &STRAIGHT } else { curve }.value(*step);
         }
-        return;
     }
-    bytes.extend(steps.iter().map(|step| curve.value(*step)));
 }
 
 #[cfg(test)]
