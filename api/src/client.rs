@@ -57,7 +57,7 @@ fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
 }
 
 /// Finds the last address that is not a trusted proxy. The hops are read from the end, where our peer has written. Each earlier hop
-/// was written by the proxy whose address the next hop names. If the hops end before such an address, or one has no address,
+/// was written by the proxy whose address the next hop names. If no such address is found, or a hop has no address,
 /// returns the address that was read last; `None` if there was none.
 fn client_address(public: &PublicUrl, hops: Vec<Hop>) -> Option<IpAddr> {
     let mut last = None;

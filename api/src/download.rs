@@ -164,7 +164,7 @@ fn not_satisfiable(length: usize) -> Response {
     (content_range, problem).into_response()
 }
 
-/// Whether a header that lists tags has this tag, or `*`.
+/// Whether a header that lists tags has this tag, or `*`. Compares weakly, as `If-None-Match` does (RFC 9110, 13.1.2).
 fn lists_tag(headers: &HeaderMap, name: &HeaderName, tag: &HeaderValue) -> bool {
     let lines = headers.get_all(name).iter();
     let tags = lines

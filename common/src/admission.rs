@@ -18,7 +18,6 @@
 
 mod plan;
 
-use std::io;
 use std::time::Duration;
 
 use serde_json::json;
@@ -27,6 +26,7 @@ use time::OffsetDateTime;
 
 use crate::config::UnbilledLimits;
 use crate::failpoint::reach;
+use crate::sets::run_in_sets;
 use domain::allowance::AllowanceUsage;
 use domain::credits::{Credits, InvalidCredits, Quote};
 use domain::generation::Generation;
@@ -151,6 +151,22 @@ pub enum AdmissionError {
     Database(#[from] sqlx::Error),
 }
 
+impl database::PostgresError for AdmissionError {
+    fn postgres(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::InsufficientCredits { .. }
+            | Self::Inactive
+            | Self::KeyReused
+            | Self::UploadGone
+            | Self::AllowanceUsed { .. }
+            | Self::StorageFull { .. }
+            | Self::Redriven(_)
+            | Self::Amount(_) => None,
+        }
+    }
+}
+
 /// A request for [`admit_all`], and how it is answered.
 #[derive(Clone, Copy)]
 pub struct AdmissionRequest<'a> {
@@ -182,56 +198,16 @@ pub async fn admit(
 /// Admits requests of one tenant as if they came one after the other, and returns a result for
 /// each, in their order. `tenant` is the tenant of all of them.
 ///
-/// Up to 500 requests share a transaction: their jobs are created together or not at all. If a
-/// request of such a set fails a check, the others are admitted without it. If Postgres refuses to
-/// write a set, its halves are tried alone, down to the request that is refused. If Postgres cannot
-/// be reached, every request of the set gets the error; what was committed before stays. A caller
+/// Up to 500 requests share a transaction ([`run_in_sets`]): their jobs are created together or not
+/// at all. If a request of such a set fails a check, the others are admitted without it. A caller
 /// that repeats all requests with the same keys gets the answers to those that were admitted.
 pub async fn admit_all(
     pool: &PgPool,
     tenant: TenantId,
     requests: &[AdmissionRequest<'_>],
 ) -> Vec<Result<Admitted, AdmissionError>> {
-    let mut results = Vec::with_capacity(requests.len());
-    // Sets that are still to be admitted; the next one is the last.
-    let mut sets: Vec<&[AdmissionRequest<'_>]> = requests.chunks(MAX_SET_SIZE).rev().collect();
-    while let Some(set) = sets.pop() {
-        match admit_set_with_retry(pool, tenant, set).await {
-            Ok(admitted) => results.extend(admitted),
-            Err(error) if set.len() == 1 => results.push(Err(error.into())),
-            Err(error) if database::is_transient(&error) => {
-                // The error cannot be copied for each request. An error of IO means the same: a
-                // later try may succeed.
-                let error = error.to_string();
-                results.extend(set.iter().map(|_| {
-                    let error = io::Error::other(error.clone());
-                    Err(AdmissionError::Database(error.into()))
-                }));
-            }
-            Err(error) => {
-                tracing::warn!(%error, requests = set.len(), "Postgres refused a set of requests; its halves are tried alone");
-                let (first, second) = set.split_at(set.len() / 2);
-                sets.push(second);
-                sets.push(first);
-            }
-        }
-    }
-    results
-}
-
-/// Does the same as [`admit_set`]. Tries once more if the schema has changed since the statements
-/// were prepared.
-async fn admit_set_with_retry(
-    pool: &PgPool,
-    tenant: TenantId,
-    set: &[AdmissionRequest<'_>],
-) -> sqlx::Result<Vec<Result<Admitted, AdmissionError>>> {
-    match database::with_timeout(admit_set(pool, tenant, set)).await {
-        Err(error) if database::renew_connections_if_schema_changed(&error) => {
-            database::with_timeout(admit_set(pool, tenant, set)).await
-        }
-        result => result,
-    }
+    let run = |set| Box::pin(admit_set(pool, tenant, set)) as _;
+    run_in_sets(requests, MAX_SET_SIZE, run).await
 }
 
 /// Admits a set of requests in one transaction. Returns a result for each, in their order.
@@ -239,7 +215,7 @@ async fn admit_set(
     pool: &PgPool,
     tenant: TenantId,
     set: &[AdmissionRequest<'_>],
-) -> sqlx::Result<Vec<Result<Admitted, AdmissionError>>> {
+) -> Result<Vec<Result<Admitted, AdmissionError>>, AdmissionError> {
     // The wallet is locked before anything is read. All checks depend on what is read, and no other
     // transaction of this tenant can change that until this one ends.
     let mut transaction = database::begin_with_wallet(pool, tenant).await?;

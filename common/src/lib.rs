@@ -5,6 +5,7 @@
 // Jobs.
 pub mod admission;
 pub mod dispatch;
+mod sets;
 pub mod settlement;
 
 // The other procedures.

@@ -5,7 +5,7 @@
 //! a lease (the tenant, an operator, the deadline, the reaper) may end it only while it is open.
 //! Whoever comes later learns how the job ended and changes nothing.
 //!
-//! Here a worker ends the job that it holds. The other ways are in files of their own: `cancel`,
+//! Each way to end a job has a file of its own: `deliver` (a worker ends jobs that it holds), `cancel`,
 //! `expire` and `requeue`. They take their locks with `lock`, and end a job with `end`.
 #![warn(
     clippy::arithmetic_side_effects,
@@ -15,25 +15,20 @@
 
 mod abandoned;
 mod cancel;
+mod deliver;
 mod end;
 mod expire;
 mod lock;
 mod requeue;
 
-use sqlx::PgPool;
-
-use domain::artifact::{self, Artifact};
 use domain::credits::InvalidCredits;
 use domain::id::{JobId, TenantId};
 use domain::job::State;
-use domain::outcome::{Class, Failure};
-use storage::database::row::RowId;
 use storage::database::{self, UnexpectedRowCount};
 
 pub use cancel::{Canceler, Cancellation, cancel};
-use end::{JobEnd, end_and_commit};
+pub use deliver::{Delivery, deliver, deliver_all};
 pub use expire::expire;
-use lock::lock_leased;
 pub use requeue::{put_back, reap, retry};
 
 /// A worker's right to work on a job and to end it: tenant, job and fence.
@@ -92,67 +87,5 @@ impl database::PostgresError for SettlementError {
             Self::Database(error) => Some(error),
             Self::Amount(_) | Self::SharesDoNotCover(_) | Self::UnexpectedRowCount(_) => None,
         }
-    }
-}
-
-/// Ends a job that delivered at least one output: captures the price of the delivered outputs and
-/// releases the rest of the hold. `artifacts` are the stored files, and each rendition among them
-/// is one delivered output. `shortfall` says why outputs are missing. It is `None` if all were
-/// delivered.
-///
-/// # Errors
-/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
-/// the worker may try again while it holds the lease.
-pub async fn deliver(
-    pool: &PgPool,
-    lease: Lease,
-    artifacts: &[Artifact],
-    shortfall: Option<&Failure>,
-) -> Result<SettlementResult, SettlementError> {
-    let (mut transaction, job) = match lock_leased(pool, lease).await {
-        Ok(locked) => locked,
-        Err(error) => return error.into_settlement_result(),
-    };
-    let attempt = (lease.job, lease.fence);
-    storage::artifacts::insert(&mut transaction, lease.tenant, attempt, artifacts).await?;
-    // Originals and thumbnails are extra files of the same output and are not charged.
-    let delivered = artifacts
-        .iter()
-        .filter(|artifact| artifact.kind == artifact::ArtifactKind::Rendition)
-        .count();
-    let outcome = shortfall.map_or(Class::Ok, |failure| failure.class);
-    let reason = shortfall.map_or_else(|| Class::Ok.customer_message(), Failure::customer_message);
-    let end = JobEnd {
-        state: None,
-        delivered: RowId::new("jobs", lease.job).convert("n_delivered", delivered)?,
-        outcome,
-        reason,
-    };
-    end_and_commit((transaction, job), end).await
-}
-
-/// Ends a job that delivered nothing: the job fails, and the whole hold is released.
-///
-/// # Errors
-/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case.
-pub async fn give_up(
-    pool: &PgPool,
-    lease: Lease,
-    failure: &Failure,
-) -> Result<SettlementResult, SettlementError> {
-    match lock_leased(pool, lease).await {
-        Ok(locked) => {
-            end_and_commit(
-                locked,
-                JobEnd {
-                    state: Some(State::Failed),
-                    delivered: 0,
-                    outcome: failure.class,
-                    reason: failure.customer_message(),
-                },
-            )
-            .await
-        }
-        Err(error) => error.into_settlement_result(),
     }
 }

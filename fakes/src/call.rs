@@ -207,7 +207,8 @@ async fn answer_creation<C: Creation>(
     }
 }
 
-/// Plans a call: its fault and delay. The error says what is wrong with the faults that its prompt asks for.
+/// Plans a call: its fault and delay. The error says that a marker of the prompt is unknown, or that this vendor cannot play a
+/// fault that the prompt or the switches ask for.
 fn plan_call<C: Creation>(
     service: &Service,
     creation: &C,
@@ -218,6 +219,7 @@ fn plan_call<C: Creation>(
         format!("The fake cannot play the fault '{fault}' as {vendor}.")
     };
     let markers = faults::markers(prompt).map_err(|error| error.to_string())?;
+    // Before the plan, so that a call that is refused takes no fault from the queue of the switches.
     if let Some(marker) = markers
         .iter()
         .find(|marker| !creation.supports(&marker.fault))
@@ -225,6 +227,7 @@ fn plan_call<C: Creation>(
         return Err(unsupported(&marker.fault));
     }
     let plan = (service.faults).plan(prompt, markers, |refusal| creation.refusal(refusal));
+    // The switches may have given the fault.
     let polls = plan.polls.iter().map(|marker| &marker.fault);
     match (polls.chain(&plan.fault)).find(|fault| !creation.supports(fault)) {
         Some(fault) => Err(unsupported(fault)),

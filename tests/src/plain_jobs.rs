@@ -2,7 +2,7 @@
 //! that do not exist.
 
 use common::dispatch::SearchMarks;
-use common::settlement::{self, Lease};
+use common::settlement::{self, Delivery, Lease};
 use domain::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
 use domain::call::{Ending, original_key};
 use domain::catalog::Lane;
@@ -74,6 +74,22 @@ impl PlainWorker {
 
     /// Works on one job, from its claim to its settlement.
     async fn deliver(&self, job: JobId) -> sqlx::Result<()> {
+        let delivery = self.make(job).await?;
+        let settled = settlement::deliver(&self.pool, &delivery).await;
+        settled.expect("the hold is as it should be");
+        Ok(())
+    }
+
+    /// Does everything for a job up to its settlement.
+    ///
+    /// # Errors
+    ///
+    /// Postgres fails.
+    ///
+    /// # Panics
+    ///
+    /// The job cannot be claimed, or one of its steps changed nothing.
+    pub async fn make(&self, job: JobId) -> sqlx::Result<Delivery> {
         let claimed = self.claim(job).await?;
         let call = CallId::new();
         let new = NewCall {
@@ -96,19 +112,18 @@ impl PlainWorker {
             cost_micros: Some(1),
             original: Some(&original),
         };
-        let mut transaction = database::begin_with_job(&self.pool, claimed.tenant, job).await?;
-        let ended = storage::calls::end(&mut transaction, call, job, &ending).await?;
-        transaction.commit().await?;
-        assert!(ended.write.has_changed());
+        let ended = storage::calls::end(&self.pool, claimed.tenant, job, call, &ending).await?;
+        assert!(ended.has_ended);
         let lease = Lease {
             tenant: claimed.tenant,
             job,
             fence: claimed.fence,
         };
-        let artifacts = artifacts(&claimed, original);
-        let settled = settlement::deliver(&self.pool, lease, &artifacts, None).await;
-        settled.expect("the hold is as it should be");
-        Ok(())
+        Ok(Delivery {
+            lease,
+            artifacts: artifacts(&claimed, original).into(),
+            shortfall: None,
+        })
     }
 
     /// Claims a job that is due.

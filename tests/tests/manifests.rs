@@ -434,6 +434,7 @@ fn exported() -> BTreeSet<String> {
     telemetry::CALL_SECONDS.with_label_values(&["model", "ok"]);
     telemetry::HTTP_SECONDS.with_label_values(&["GET", "/", "200"]);
     telemetry::API_SUBMIT_GROUP.observe(1.0);
+    telemetry::WORKER_SETTLEMENT_GROUP.observe(1.0);
     drop(telemetry::process::start_step_timer("store"));
     let process = telemetry::process_metrics();
     let series = |name: &str| {

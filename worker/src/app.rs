@@ -27,6 +27,7 @@ use crate::leases::Leases;
 use crate::low_water::LowWater;
 use crate::memory;
 use crate::providers::Providers;
+use crate::settlements::Settlements;
 use crate::slots::{self, Slots};
 use crate::spool::Spool;
 
@@ -67,6 +68,8 @@ pub struct App {
     pub(crate) render_reserve: Memory,
     /// The leases this worker holds.
     pub leases: Leases,
+    /// The jobs that wait to be settled together with others of their tenant.
+    pub(crate) settlements: Settlements,
     /// How long things may take, and how often schedules run.
     pub timing: Timing,
     /// Limits on what tenants may use without paying.
@@ -147,6 +150,7 @@ impl App {
             memory,
             render_reserve: memory::render_reserve(),
             leases: Leases::default(),
+            settlements: Settlements::default(),
             timing: config.timing.clone(),
             unbilled_limits: config.unbilled_limits,
             slots,

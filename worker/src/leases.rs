@@ -5,7 +5,7 @@
 //! lease may have run out. The worker still waits for the end of a running call, because the call
 //! is paid for: the image is stored under the call's own key, and the worker that has the job by
 //! then adopts it. The work is dropped only when the database says that this attempt no longer
-//! holds the job: another attempt has the job, or the job has ended.
+//! holds the job: another attempt has the job, the job is queued again, or it has ended.
 //!
 //! An attempt that hangs must not renew its lease for ever. So each step declares how long it may
 //! take, and an attempt whose step took longer is dropped. The lease then runs out, as if the
@@ -55,8 +55,8 @@ pub struct HeldLease {
     /// How long the lease is valid after each renewal.
     duration: Duration,
     leases: Leases,
-    /// Canceled when another attempt has the job or the job has ended: stop at once and write
-    /// nothing.
+    /// Canceled when the lease is lost: another attempt has the job, the job is queued again, or it
+    /// has ended. Stop at once and write nothing.
     pub lost: CancellationToken,
 }
 
@@ -143,9 +143,9 @@ impl Leases {
         }
     }
 
-    /// Renews all leases by `lease`. If the database answers without renewing a lease, another
-    /// attempt has the job or the job has ended, and the lease becomes lost. If the database does
-    /// not answer, nothing changes.
+    /// Renews all leases, so that each lasts for `lease` from now. If the database answers without
+    /// renewing a lease, another attempt has the job, the job is queued again, or it has ended, and
+    /// the lease becomes lost. If the database does not answer, nothing changes.
     ///
     /// # Panics
     ///
@@ -162,7 +162,8 @@ impl Leases {
             return;
         }
         let renewal_started = Instant::now();
-        // A renewal that hangs counts as failed. A quarter of a lease leaves time for the next one.
+        // A renewal that hangs counts as failed. Leases are renewed every third of a
+        // lease, so after a quarter this one ends before the next begins.
         let renewal = database::with_timeout(async {
             reach("renew:before_renew").await?;
             storage::jobs::renew(pool, &held, lease).await

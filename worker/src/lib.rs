@@ -10,6 +10,7 @@ pub mod leases;
 mod low_water;
 pub mod memory;
 pub mod providers;
+mod settlements;
 pub mod slots;
 mod spool;
 pub mod tasks;

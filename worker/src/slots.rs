@@ -126,6 +126,14 @@ impl Slots {
         self.regular + self.reserve
     }
 
+    /// How many jobs of a tenant this worker runs.
+    pub fn jobs_of(&self, tenant: TenantId) -> usize {
+        let occupants = self.occupants.lock();
+        let occupants = occupants.unwrap_or_else(PoisonError::into_inner);
+        let is_of_tenant = |occupant: &&Occupant| occupant.tenant == tenant;
+        occupants.iter().filter(is_of_tenant).count()
+    }
+
     /// Waits until a claim may be made. `in_reserve` says that the job is to start in the reserve.
     /// While the permit is held, no other claim can make a tenant or model reach a limit, so
     /// [`Self::exclusions`] names all that have. Keep the permit until [`Self::occupy`] has counted

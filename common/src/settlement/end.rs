@@ -6,11 +6,12 @@ use super::lock::LockedJob;
 use super::{SettlementError, SettlementResult};
 use crate::failpoint::reach;
 use domain::credits::Credits;
+use domain::id::TenantId;
 use domain::job::{Job, State};
-use domain::ledger::{self, Hold, Transfer};
+use domain::ledger::{self, Hold, Share};
 use domain::outcome::Class;
 use storage::database::row::RowId;
-use storage::jobs::{End, Ended};
+use storage::settlements::End;
 
 /// How a job is to end.
 pub(super) struct JobEnd<'a> {
@@ -49,16 +50,30 @@ pub(super) async fn end_and_commit(
     Ok(SettlementResult::Ended(state))
 }
 
-/// Ends the locked, open job: resolves the hold, writes the end into the job's row, ends the calls
-/// that are still open, and plans when the job's files are deleted. Returns the final state.
-///
-/// The order is fixed. Grants are changed after the wallet and the job were locked, and calls are
-/// ended after the job was locked, as in every transaction. So no two transactions can deadlock.
+/// Ends the locked, open job, and returns its final state.
 pub(super) async fn end(
     connection: &mut PgConnection,
     job: &Job,
     job_end: JobEnd<'_>,
 ) -> Result<State, SettlementError> {
+    let shares = storage::settlements::shares(connection, &[job.id]).await?;
+    let shares = shares.into_iter().map(|(_, share)| share).collect();
+    let end = plan(job, shares, job_end)?;
+    let state = end.state;
+    write(connection, job.tenant, &[end]).await?;
+    Ok(state)
+}
+
+/// Everything that is written when an open job ends. `shares` are the shares of its hold in burn-down
+/// order.
+///
+/// # Errors
+/// Returns an error if the hold cannot be resolved.
+pub(super) fn plan(
+    job: &Job,
+    shares: Vec<Share>,
+    job_end: JobEnd<'_>,
+) -> Result<End, SettlementError> {
     let delivered = RowId::new("jobs", job.id).convert("n_delivered", job_end.delivered)?;
     // The price on the job's row, not today's price: the hold was made with it.
     let captured = job.cost.unit_price.times(delivered)?;
@@ -69,35 +84,45 @@ pub(super) async fn end(
     .resolve(captured)?;
     // The captured credits are taken from the lots in burn-down order, as the hold was. The rest
     // goes back to the lots it came from, so credits keep their expiry.
-    let shares = storage::ledger::shares(connection, job.id).await?;
     let consumed =
         ledger::consume(&shares, captured).ok_or(SettlementError::SharesDoNotCover(job.id))?;
-    let transfers: Vec<Transfer> = resolution.transfers().collect();
-    storage::ledger::resolve(connection, job.tenant, &shares, &consumed, &transfers).await?;
-    let state = job_end.state.unwrap_or(match job_end.delivered {
-        0 => State::Failed,
-        some if some < job.n_requested => State::Partial,
-        _ => State::Succeeded,
-    });
-    let row = End {
+    Ok(End {
         id: job.id,
-        state,
+        state: job_end.state.unwrap_or(match job_end.delivered {
+            0 => State::Failed,
+            some if some < job.n_requested => State::Partial,
+            _ => State::Succeeded,
+        }),
         outcome: job_end.outcome,
-        reason: &full_reason(job, job_end.delivered, captured, job_end.reason),
+        reason: full_reason(job, job_end.delivered, captured, job_end.reason),
         delivered: job_end.delivered,
-        captured,
-        released: resolution.released,
-    };
-    // Fails if the row is terminal in spite of the lock. The caller then rolls back, also the
+        resolution,
+        shares: shares.into_iter().zip(consumed).collect(),
+    })
+}
+
+/// Writes the ends of locked, open jobs of a tenant, and what follows from them: uploads count as
+/// used, and the deletion of the jobs' files is planned.
+///
+/// The order is fixed. Grants are changed after the wallet and the jobs were locked, and calls are
+/// ended after their jobs were locked, as in every transaction. So no two transactions can deadlock.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    ends: &[End],
+) -> Result<(), SettlementError> {
+    // Fails if a row is terminal in spite of the lock. The caller then rolls back, also the
     // credits.
-    let ended: Ended = storage::jobs::end::<SettlementError>(connection, &row).await?;
-    if ended.has_inputs {
-        storage::uploads::touch_all_of(connection, job.id).await?;
+    let ended = storage::settlements::write::<SettlementError>(connection, tenant, ends).await?;
+    for job in ended {
+        if job.has_inputs {
+            storage::uploads::touch_all_of(connection, job.id).await?;
+        }
+        if job.has_retention {
+            storage::retention::plan(connection, tenant, job.id).await?;
+        }
     }
-    if ended.has_retention {
-        storage::retention::plan(connection, job.tenant, job.id).await?;
-    }
-    Ok(state)
+    Ok(())
 }
 
 /// The `reason` that the tenant reads: `why`, and, unless all images were delivered, what was

@@ -243,7 +243,7 @@ pub struct NewJob<'a> {
 /// `virtual_clock` is the tenant's virtual clock afterwards.
 ///
 /// The statement finds the newest version of the wallet's row and of each lot's row from the end of
-/// an index, and changes it at its place, as [`crate::ledger::resolve`] does.
+/// an index, and changes it at its place, as [`crate::settlements`] says.
 ///
 /// Each line of the ledger has the next number and a hash over its contents and the line before
 /// (see [`crate::ledger::post`]). The part `line` of the statement computes them one after the

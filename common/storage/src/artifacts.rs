@@ -9,30 +9,29 @@ use crate::file_columns::{FileColumns, width_and_height};
 use domain::artifact::Artifact;
 use domain::id::{ArtifactId, JobId, TenantId};
 
-/// Writes rows for new artifacts of one job, in one statement. Their files must be in the bucket
-/// already. `fence` is the number of the attempt that made them.
+/// Writes rows for new artifacts of a tenant, in one statement. Their files must be in the bucket
+/// already. Each artifact comes with the number of the attempt that made it (fence).
 ///
 /// # Errors
 /// Returns an error if a value does not fit its column, or if Postgres fails.
-pub async fn insert(
+pub async fn insert<'a>(
     connection: &mut PgConnection,
     tenant: TenantId,
-    (job, fence): (JobId, i32),
-    artifacts: &[Artifact],
+    artifacts: impl Iterator<Item = (i32, &'a Artifact)>,
 ) -> sqlx::Result<()> {
     let mut columns = Columns::default();
-    for artifact in artifacts {
-        columns.add(artifact)?;
+    for (fence, artifact) in artifacts {
+        columns.add(fence, artifact)?;
     }
     sqlx::query!(
         "-- artifact::insert
         INSERT INTO artifacts (tenant_id, job_id, fence, id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
-        SELECT $1, $2, $3, file.id, file.output_idx, file.role, file.object_key, file.sha256, file.bytes, file.media_type, file.width, file.height, file.synthetic, file.c2pa_sha256
-        FROM unnest($4::uuid[], $5::integer[], $6::text[], $7::text[], $8::bytea[], $9::bigint[], $10::text[], $11::integer[], $12::integer[], $13::boolean[], $14::bytea[])
-          AS file(id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)",
+        SELECT $1, file.job_id, file.fence, file.id, file.output_idx, file.role, file.object_key, file.sha256, file.bytes, file.media_type, file.width, file.height, file.synthetic, file.c2pa_sha256
+        FROM unnest($2::uuid[], $3::integer[], $4::uuid[], $5::integer[], $6::text[], $7::text[], $8::bytea[], $9::bigint[], $10::text[], $11::integer[], $12::integer[], $13::boolean[], $14::bytea[])
+          AS file(job_id, fence, id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)",
         tenant as TenantId,
-        job as JobId,
-        fence,
+        &columns.jobs as &[JobId],
+        &columns.fences,
         &columns.ids as &[ArtifactId],
         &columns.output_idxs,
         &columns.kinds,
@@ -53,6 +52,8 @@ pub async fn insert(
 /// The columns of new artifacts, with one entry for each artifact.
 #[derive(Default)]
 struct Columns {
+    jobs: Vec<JobId>,
+    fences: Vec<i32>,
     ids: Vec<ArtifactId>,
     output_idxs: Vec<i32>,
     kinds: Vec<String>,
@@ -67,9 +68,11 @@ struct Columns {
 }
 
 impl Columns {
-    fn add(&mut self, artifact: &Artifact) -> sqlx::Result<()> {
+    fn add(&mut self, fence: i32, artifact: &Artifact) -> sqlx::Result<()> {
         let file = &artifact.file;
         let (width, height) = width_and_height(&RowId::new("artifacts", artifact.id), file)?;
+        self.jobs.push(artifact.job);
+        self.fences.push(fence);
         self.ids.push(artifact.id);
         self.output_idxs.push(artifact.output_idx);
         self.kinds.push(artifact.kind.as_str().to_owned());

@@ -150,7 +150,7 @@ pub async fn record_lost(
 #[derive(Clone, Copy, Debug)]
 pub struct EndedCall {
     /// Whether it ended the call.
-    pub write: GuardedWrite,
+    pub has_ended: bool,
     /// Whether the job may make another paid call under its `max_calls`.
     pub has_calls_left: bool,
 }
@@ -163,19 +163,19 @@ pub struct EndedCall {
 /// A call whose class does not count ([`domain::outcome::Contract::counts`]) gives its count back
 /// to the job. This needs no fence, because the count belongs to the job and not to the attempt.
 ///
-/// The caller has locked the job before ([`crate::database::begin_with_job`]), because every
-/// transaction locks a job before its calls. If a settlement runs at the same time, one of the two
-/// waits for the other. If the settlement comes first, it has ended this call with the job, and
-/// this function changes nothing. Otherwise the settlement sees the end that this function has
-/// written.
+/// The function `end_call` of the database locks the job before the call, because every transaction
+/// locks a job before its calls. If a settlement runs at the same time, one of the two waits for the
+/// other. If the settlement comes first, it has ended this call with the job, and this function
+/// changes nothing. Otherwise the settlement sees the end that this function has written.
 ///
 /// # Errors
 /// Returns an error if a value does not fit its column, if there is no such job, or if Postgres
 /// fails.
 pub async fn end(
-    connection: &mut PgConnection,
-    id: CallId,
+    executor: impl PgExecutor<'_>,
+    tenant: TenantId,
     job: JobId,
+    id: CallId,
     ending: &Ending<'_>,
 ) -> sqlx::Result<EndedCall> {
     let counts = ending.outcome.contract().counts;
@@ -188,48 +188,33 @@ pub async fn end(
         }
         None => (None, None),
     };
-    // The part `told` changes the job's row. It gives the count back, and it sets `stocked` if the
-    // job was requeued before this image was stored: `requeue` could not see the image. `stocked`
-    // makes the dispatcher run the job before its deadline, even while its lanes are unavailable.
     let ended = sqlx::query!(
         r#"-- call::end
-        WITH ended AS (
-          UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = coalesce($4, provider_request_id),
-                 usage = $5, cost_micros = coalesce($6, cost_micros), counted = $7, reason = $14, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
-          WHERE id = $1 AND (ended_at IS NULL OR (outcome = ANY($15) AND $8::text IS NOT NULL
-            AND EXISTS (SELECT FROM jobs WHERE jobs.id = job_id AND finished_at IS NULL)))
-          RETURNING id),
-        told AS (
-          UPDATE jobs SET calls_started = calls_started - (NOT $7)::integer, stocked = stocked OR $8::text IS NOT NULL
-          FROM ended WHERE jobs.id = $16 AND (NOT $7 OR ($8::text IS NOT NULL AND state = 'queued'))
-          RETURNING calls_started)
-        SELECT (SELECT count(*) FROM ended) AS "ended!", coalesce((SELECT calls_started FROM told), calls_started) < max_calls AS "left!"
-        FROM jobs WHERE id = $16"#,
+        SELECT has_ended AS "has_ended!", has_calls_left
+        FROM end_call($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"#,
+        tenant as TenantId,
+        job as JobId,
         id as CallId,
         ending.outcome.as_str(),
         ending.detail,
+        ending.reason,
         ending.provider_request_id,
         ending.usage,
         ending.cost_micros,
         counts,
+        &LOST.map(|class| class.as_str().to_owned()),
         original.map(|original| original.object_key.as_str()),
         original.map(|original| &original.sha256[..]),
         original.map(|original| original.bytes),
         original.map(|original| original.media_type.as_str()),
         width,
         height,
-        ending.reason,
-        &LOST.map(|class| class.as_str().to_owned()),
-        job as JobId,
     )
-    .fetch_one(connection)
+    .fetch_one(executor)
     .await?;
     Ok(EndedCall {
-        write: match ended.ended {
-            1 => GuardedWrite::Changed,
-            rows => GuardedWrite::UnexpectedRowCount(rows.unsigned_abs()),
-        },
-        has_calls_left: ended.left,
+        has_ended: ended.has_ended,
+        has_calls_left: ended.has_calls_left.ok_or(sqlx::Error::RowNotFound)?,
     })
 }
 

@@ -3,7 +3,6 @@
 //! Migrations are in `migration`. [`row`] turns values of rows into values of the program.
 
 mod begin;
-mod begin_locked;
 mod connections;
 mod migration;
 pub mod row;
@@ -18,7 +17,6 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 pub use begin::{begin, begin_for, begin_for_key, begin_with_wallet};
-pub use begin_locked::{begin_with_job, begin_with_wallet_and_job};
 pub use connections::report_connections;
 pub use migration::{
     Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,

@@ -42,6 +42,23 @@ pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Optio
     .await
 }
 
+/// Locks jobs in the order of their ids until the transaction ends, and reads them. Jobs that do
+/// not exist, or belong to other tenants, are left out.
+///
+/// # Errors
+/// Returns an error if a lock is not free within 2 seconds, if a row has a value that this version
+/// does not know, or if Postgres fails.
+pub async fn lock(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Result<Vec<Job>> {
+    whole_jobs!(
+        "-- job::lock
+        SELECT ",
+        " FROM jobs WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE",
+        jobs as &[JobId]
+    )
+    .fetch_all(connection)
+    .await
+}
+
 /// Reads the request of a job. Returns `None` if there is no such job, or if its prompt was deleted
 /// at the end of its retention.
 ///
@@ -140,8 +157,8 @@ macro_rules! whole_jobs {
 }
 pub use due::{Mark, due, next_marks};
 pub use lease::{
-    Claim, End, Ended, Requeue, claim, end, expired_leases, extend, jobs_past_deadline,
-    lease_has_expired, renew, requeue, running_since,
+    Claim, Requeue, claim, expired_leases, extend, jobs_past_deadline, lease_has_expired, renew,
+    requeue, running_since,
 };
 pub use list::{Filter, Search, by_worker, count_ahead, ended, list, search};
 use whole_jobs;

@@ -9,9 +9,7 @@
 //! would make the insert wait, and the two could deadlock.
 //!
 //! A tenant has one wallet. `ORDER BY status DESC LIMIT 1` finds the newest version of its row
-//! fast; `ledger/resolution.rs` says why.
-
-mod resolution;
+//! fast; [`crate::settlements`] says why.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -21,8 +19,6 @@ use crate::database::row::RowId;
 use domain::credits::{CreditLimitError, Credits};
 use domain::id::{GrantId, JobId, TenantId};
 use domain::ledger::{Account, Cause, Lot, Share, Transfer};
-
-pub use resolution::{resolve, shares};
 
 /// A tenant's balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +85,8 @@ pub async fn wallet(
 }
 
 /// Books a transfer: changes the wallet and writes the ledger line, in one statement. Only two
-/// other statements change a balance: [`crate::admissions::write`] and the one of [`resolve`]. They
-/// write their lines in the same way. So there is no change without a line.
+/// other statements change a balance: [`crate::admissions::write`] and
+/// [`crate::settlements::write`]. They write their lines in the same way. So there is no change without a line.
 ///
 /// Each line has the next number (`seq`) and a hash over its contents and the hash of the line
 /// before. The wallet keeps the newest hash (`head`). So a line that is changed, removed or

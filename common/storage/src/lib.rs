@@ -18,6 +18,7 @@ pub mod orphans;
 pub mod ownership;
 pub mod retention;
 pub mod revocations;
+pub mod settlements;
 pub mod stored_bytes;
 pub mod tenants;
 pub mod uploads;

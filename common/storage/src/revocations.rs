@@ -25,8 +25,9 @@ impl Revocations {
     /// Returns an error if Postgres fails, or if no connection becomes free.
     pub async fn listen(pool: &PgPool) -> sqlx::Result<Self> {
         let mut listener = PgListener::connect_with(pool).await?;
-        // Otherwise it would open another connection by itself after an error, and would not report
-        // that the revocations that were sent in between are lost.
+        // Otherwise `try_recv` would first open another connection, and only then report that the
+        // old one was lost. If the timeout in `next` ended it between the two, nobody would learn
+        // that revocations may be lost.
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
         Ok(Self(listener))

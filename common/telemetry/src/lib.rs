@@ -167,6 +167,17 @@ pub static API_SUBMIT_GROUP: LazyLock<Histogram> = LazyLock::new(|| {
     ))
 });
 
+/// How many jobs of a tenant one transaction settles.
+pub static WORKER_SETTLEMENT_GROUP: LazyLock<Histogram> = LazyLock::new(|| {
+    registered(Histogram::with_opts(
+        HistogramOpts::new(
+            "platen_worker_settlement_group_size",
+            "Jobs of one tenant that one transaction settles.",
+        )
+        .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]),
+    ))
+});
+
 /// Files that were deleted because they were due for deletion, by class.
 pub static DELETIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(
@@ -374,6 +385,7 @@ pub const NAMES: &[&str] = &[
     "platen_api_overloaded_total",
     "platen_api_key_lookups_total",
     "platen_api_submit_group_size",
+    "platen_worker_settlement_group_size",
     "platen_spool_bytes",
     "platen_spool_refused_total",
     "platen_deletions_total",

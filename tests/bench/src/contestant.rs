@@ -236,12 +236,12 @@ impl Run {
         })
     }
 
-    /// Stops everything. Platen's books are checked first, with `platen verify`.
+    /// Stops everything, and returns the folder, whose files are empty then. Platen's books are checked first, with `platen verify`.
     ///
     /// # Errors
     ///
     /// An invariant is broken.
-    pub(crate) async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<TempDir> {
         if let Some(worker) = self.worker {
             worker.stop().await?;
         }
@@ -251,7 +251,8 @@ impl Run {
             command_of_platen(program, &self.environment, &["verify"]).await?;
         }
         self.servers.stop().await;
-        Ok(())
+        empty_files(self.folder.path())?;
+        Ok(self.folder)
     }
 }
 
@@ -264,6 +265,20 @@ impl Used {
             redis: self.redis.since(before.redis),
         }
     }
+}
+
+/// Makes every file in a folder empty, so that it takes no room, and does not delete it.
+fn empty_files(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            empty_files(&entry.path())?;
+        } else if kind.is_file() {
+            fs::File::create(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// What differs between the contestants.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use tempfile::TempDir;
 
 use crate::contestant::{Contestant, Run, Setting};
 use crate::load::{Until, ratio};
@@ -50,12 +51,12 @@ impl Scenario {
         Self::value_variants()
     }
 
-    /// Runs it with a contestant on servers of its own.
+    /// Runs it with a contestant on servers of its own. Returns also the folder that it used, with empty files.
     pub(crate) async fn run(
         self,
         contestant: &Contestant,
         answers: &Arc<Answers>,
-    ) -> Result<Figures> {
+    ) -> Result<(Figures, TempDir)> {
         let basic = Setting {
             tenants: 1,
             slots: 8,
@@ -105,8 +106,7 @@ impl Scenario {
             Self::Submits64 | Self::Submits1 => submit(&run, self).await?,
             Self::InFlight => in_flight(&mut run).await?,
         };
-        run.stop().await?;
-        Ok(figures)
+        Ok((figures, run.stop().await?))
     }
 }
 

@@ -60,13 +60,19 @@ impl Table {
                     (least.min(*ratio), greatest.max(*ratio))
                 });
             let ratio = median(ratios);
+            // One contestant alone has no ratio.
+            let ratios = match ratio.is_nan() {
+                true => "–".to_owned(),
+                false => format!("{ratio:.2} ({least:.2} to {greatest:.2})"),
+            };
             let verdict = match row.goal().is_met(side(0), ratio) {
                 _ if side(0).is_nan() => "not measured: needs `jpeg`",
                 true => "met",
+                false if ratio.is_nan() => "–",
                 false => "missed",
             };
             println!(
-                "| {} | {:.2} | {:.2} | {ratio:.2} ({least:.2} to {greatest:.2}) | {} | {verdict} |",
+                "| {} | {:.2} | {:.2} | {ratios} | {} | {verdict} |",
                 row.title(),
                 side(0),
                 side(1),

@@ -35,6 +35,7 @@ mod runbook;
 mod s3;
 mod schema;
 mod server_shapes;
+mod settlements;
 mod shares;
 mod sharing;
 mod spool;

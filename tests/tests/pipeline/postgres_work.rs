@@ -14,7 +14,7 @@ use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 
 /// Round trips of a worker for a job with one image.
-const MAX_ROUND_TRIPS: usize = 12;
+const MAX_ROUND_TRIPS: usize = 11;
 /// Transactions of a worker for a job with one image.
 const MAX_TRANSACTIONS: usize = 4;
 /// Statements of a worker's schedules, which run whether there are jobs or not.
@@ -142,9 +142,10 @@ async fn a_renewal_of_leases_writes_no_index() {
     let (updates_after, hot_after) = updates(&pipeline.reader, "jobs").await;
     let renewals = RENEWALS * 5;
     assert_eq!(updates_after - updates_before, renewals);
-    // Now and then a page has no room, and the row moves to another page.
+    // Now and then a page has no room, and the row moves to another page. That happens more often while another test makes a
+    // database: until it has, Postgres does not learn that old versions can be removed. With an index, no update would be hot.
     let hot = hot_after - hot_before;
-    assert!(hot * 10 >= renewals * 9, "{hot} of {renewals}");
+    assert!(hot * 10 >= renewals * 7, "{hot} of {renewals}");
     worker.pool.close().await;
     pipeline.start_worker().await;
     assert!(pipeline.drained(Duration::from_secs(30)).await);
@@ -282,22 +283,16 @@ const PLANS: &[Plan] = &[
         indexes: &["jobs_by_deadline"],
     },
     Plan {
-        statement: "call::end",
+        statement: "job::lock",
         role: "platen_worker",
         values: None,
-        indexes: &["calls_pkey", "jobs_pkey"],
+        indexes: &["jobs_pkey"],
     },
     Plan {
-        statement: "job::end",
+        statement: "settlement::write",
         role: "platen_worker",
         values: None,
-        indexes: &["jobs_pkey", "calls_of_job"],
-    },
-    Plan {
-        statement: "ledger::resolve",
-        role: "platen_worker",
-        values: None,
-        indexes: &["grants_pkey", "wallets_newest"],
+        indexes: &["jobs_pkey", "calls_of_job", "grants_pkey", "wallets_newest"],
     },
     Plan {
         statement: "admission::read",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::admission::{self, Admission, AdmissionError, Admitted};
 use common::config::UnbilledLimits;
 use common::people::operator::tenants;
-use common::settlement::{self, Canceler, Cancellation, Lease, SettlementResult};
+use common::settlement::{self, Canceler, Cancellation, Delivery, Lease, SettlementResult};
 use domain::artifact::{self, Artifact, rendition_key};
 use domain::call::{Ending, original_key};
 use domain::catalog::Lane;
@@ -189,7 +189,8 @@ impl<'a> Real<'a> {
             Move::GiveUp { attempt, class } => {
                 let lease = self.lease(model.attempt(attempt)?, model);
                 let failure = Failure::new(class, "");
-                said(settlement::give_up(worker, lease, &failure).await.unwrap())
+                let nothing = Delivery::nothing(lease, failure);
+                said(settlement::deliver(worker, &nothing).await.unwrap())
             }
             Move::Retry { attempt, later } => {
                 let lease = self.lease(model.attempt(attempt)?, model);
@@ -434,13 +435,9 @@ impl<'a> Real<'a> {
             original: (class == Class::Ok).then_some(&original),
         };
         let (worker, tenant) = (&self.database.worker, self.owner(job, model));
-        let transaction = database::begin_with_job(worker, tenant, self.jobs[job]).await;
-        let mut transaction = transaction.unwrap();
-        let ended =
-            storage::calls::end(&mut transaction, self.calls[call], self.jobs[job], &ending);
-        let ended = ended.await.unwrap();
-        transaction.commit().await.unwrap();
-        Said::Was(ended.write.has_changed())
+        let (job, call) = (self.jobs[job], self.calls[call]);
+        let ended = storage::calls::end(worker, tenant, job, call, &ending);
+        Said::Was(ended.await.unwrap().has_ended)
     }
 
     async fn deliver(&self, attempt: Attempt, outputs: u8, model: &Model) -> Said {
@@ -482,8 +479,12 @@ impl<'a> Real<'a> {
             .collect();
         let asked = usize::try_from(model.books.jobs[attempt.job].outputs).unwrap();
         let shortfall = Failure::new(Class::ProviderFault, "");
-        let shortfall = (bought.len() < asked).then_some(&shortfall);
-        let settled = settlement::deliver(&self.database.worker, lease, &artifacts, shortfall);
+        let delivery = Delivery {
+            lease,
+            artifacts,
+            shortfall: (bought.len() < asked).then_some(shortfall),
+        };
+        let settled = settlement::deliver(&self.database.worker, &delivery);
         said(settled.await.unwrap())
     }
 

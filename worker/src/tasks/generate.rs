@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use common::failpoint::reach;
-use common::settlement::{self, Lease, SettlementError, SettlementResult};
+use common::settlement::{self, Delivery, Lease, SettlementError, SettlementResult};
 use domain::artifact::Artifact;
 use domain::call::JournaledCall;
 use domain::generation::Generation;
@@ -137,7 +137,7 @@ async fn run_attempt(
     let _timed = process::start_step_timer("settle");
     let settled = (|| async {
         reach("generate:before_settle").await?;
-        let settled = database::with_timeout(settle(app, lease, &verdict)).await?;
+        let settled = settle(app, lease, &verdict).await?;
         reach("generate:after_settle").await?;
         Ok(settled)
     })
@@ -283,12 +283,24 @@ async fn settle(
         Verdict::Deliver {
             artifacts,
             shortfall,
-        } => settlement::deliver(&app.pool, lease, artifacts, shortfall.as_ref()).await,
-        Verdict::GiveUp(failure) => settlement::give_up(&app.pool, lease, failure).await,
-        Verdict::Retry(delay, failure) => {
-            settlement::retry(&app.pool, lease, *delay, failure).await
+        } => {
+            let delivery = Delivery {
+                lease,
+                artifacts: artifacts.clone(),
+                shortfall: shortfall.clone(),
+            };
+            app.settlements.deliver(app, delivery).await
         }
-        Verdict::PutBack(delay) => settlement::put_back(&app.pool, lease, *delay).await,
+        Verdict::GiveUp(failure) => {
+            let nothing = Delivery::nothing(lease, failure.clone());
+            app.settlements.deliver(app, nothing).await
+        }
+        Verdict::Retry(delay, failure) => {
+            database::with_timeout(settlement::retry(&app.pool, lease, *delay, failure)).await
+        }
+        Verdict::PutBack(delay) => {
+            database::with_timeout(settlement::put_back(&app.pool, lease, *delay)).await
+        }
     }
 }
 

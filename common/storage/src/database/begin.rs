@@ -66,19 +66,16 @@ pub async fn begin_for(pool: &PgPool, tenant: TenantId) -> sqlx::Result<Transact
 /// Returns an error if the lock is not free within 2 seconds, if Postgres fails, or if no
 /// connection becomes free within 10 seconds.
 pub async fn begin_with_wallet(pool: &PgPool, tenant: TenantId) -> sqlx::Result<Transaction> {
-    let locked = begin_and_lock_wallet(tenant);
-    begin_with(pool, format!("-- ledger::begin_with_wallet\n{locked}")).await
-}
-
-/// The statements that begin a transaction of the tenant and lock its wallet.
-///
-/// `lock_wallet` is a function of the database, so its statements are planned once for each
-/// connection. It turns `enable_sort` off, so that the newest version of the wallet's row is found
-/// at the end of an index ([`crate::ledger::resolve`]). Otherwise the planner would read all
-/// versions and sort them, because it believes that there is only one.
-pub(super) fn begin_and_lock_wallet(tenant: TenantId) -> String {
+    // `lock_wallet` is a function of the database, so its statements are planned once for each
+    // connection. It turns `enable_sort` off, so that the newest version of the wallet's row is
+    // found at the end of an index ([`crate::settlements`]). Otherwise the planner would read all
+    // versions and sort them, because it believes that there is only one.
     let tenant = tenant.0;
-    format!("BEGIN; SELECT lock_wallet('{tenant}')")
+    begin_with(
+        pool,
+        format!("-- ledger::begin_with_wallet\nBEGIN; SELECT lock_wallet('{tenant}')"),
+    )
+    .await
 }
 
 /// Begins a transaction that sees no rows of any tenant, except the API key with this id. It is
@@ -102,7 +99,7 @@ pub async fn begin_for_key(pool: &PgPool, key_id: &str) -> sqlx::Result<Transact
 
 /// Begins a transaction with these statements. They must write no rows, because they are repeated
 /// on another connection if the first one is broken.
-pub(super) async fn begin_with(pool: &PgPool, statements: String) -> sqlx::Result<Transaction> {
+async fn begin_with(pool: &PgPool, statements: String) -> sqlx::Result<Transaction> {
     let statements = AssertSqlSafe(statements).into_sql_str();
     match Transaction::begin(pool, statements.clone(), BEGIN_TIMEOUT).await {
         // A connection that was used a moment ago is not tested before it is used again: these

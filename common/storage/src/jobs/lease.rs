@@ -9,10 +9,9 @@
 
 use std::time::Duration;
 
-use domain::credits::Credits;
 use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
-use domain::job::{Capacity, Claimed, DELIVERY_MARGIN, State};
+use domain::job::{Capacity, Claimed, DELIVERY_MARGIN};
 use domain::outcome::Class;
 use domain::traceparent::TraceParent;
 use sqlx::{PgConnection, PgPool};
@@ -21,7 +20,7 @@ use time::OffsetDateTime;
 use super::capacity::{CapacityColumns, with_capacity};
 use super::{interval, parse_request};
 use crate::database::row::RowId;
-use crate::database::{GuardedWrite, UnexpectedRowCount, one_row};
+use crate::database::{GuardedWrite, one_row};
 
 /// Claims a job for a worker: starts an attempt, and raises the fence by one. From then on, every
 /// write of an older attempt fails.
@@ -326,78 +325,4 @@ pub async fn requeue(
     .execute(connection)
     .await?;
     Ok(one_row(&result))
-}
-
-/// How a job ends.
-#[derive(Debug)]
-pub struct End<'a> {
-    /// The job.
-    pub id: JobId,
-    /// The final state of the job.
-    pub state: State,
-    /// Class of the outcome.
-    pub outcome: Class,
-    /// The message for the customer: why the job ended, and, unless all was delivered, what was
-    /// charged.
-    pub reason: &'a str,
-    /// Delivered outputs.
-    pub delivered: i32,
-    /// Credits charged.
-    pub captured: Credits,
-    /// Credits given back.
-    pub released: Credits,
-}
-
-/// Facts about a job that has ended, which decide what else its transaction must write.
-#[derive(Clone, Copy, Debug)]
-pub struct Ended {
-    /// Whether its request has input images. Some may be uploads, which count as used now.
-    pub has_inputs: bool,
-    /// Whether its tenant has set how long files are kept, so that their deletion must be planned.
-    pub has_retention: bool,
-}
-
-/// Ends an open, locked job, and its open calls. The class of these calls becomes
-/// [`Class::Unknown`]. Nobody will read their answers any more, but the provider may still bill us
-/// for them, so they keep their expected cost. The rule `one_full_settlement` in the database
-/// rejects an end whose captured and released credits are not the hold.
-///
-/// # Errors
-/// Returns [`UnexpectedRowCount`] and changes nothing if the job is not open, and an error if
-/// Postgres fails.
-pub async fn end<E>(connection: &mut PgConnection, job: &End<'_>) -> Result<Ended, E>
-where
-    E: From<sqlx::Error> + From<UnexpectedRowCount>,
-{
-    let ended = sqlx::query!(
-        r#"-- job::end
-        WITH job AS (
-          UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,
-                 crash_count = crash_count + $8, lease_until = NULL, finished_at = clock_timestamp()
-          WHERE id = $1 AND finished_at IS NULL
-          RETURNING id, tenant_id),
-        abandoned AS (
-          UPDATE calls SET ended_at = clock_timestamp(), outcome = $9, detail = 'its job ended before it was answered'
-          WHERE job_id = (SELECT id FROM job) AND ended_at IS NULL)
-        SELECT EXISTS (SELECT FROM job_requests WHERE job_id = $1 AND generation -> 'inputs' <> '[]') AS "has_inputs!",
-               EXISTS (SELECT FROM retention WHERE tenant_id = job.tenant_id) AS "has_retention!"
-        FROM job"#,
-        job.id as JobId,
-        job.state.as_str(),
-        job.outcome.as_str(),
-        job.reason,
-        job.delivered,
-        job.captured.get(),
-        job.released.get(),
-        // A poison job ends with an expired lease, which no requeue has counted.
-        i32::from(job.outcome == Class::Poison),
-        Class::Unknown.as_str(),
-    )
-    .fetch_optional(connection)
-    .await?
-    .ok_or(UnexpectedRowCount(0))?;
-    Ok(Ended {
-        has_inputs: ended.has_inputs,
-        has_retention: ended.has_retention,
-    })
 }

@@ -141,10 +141,8 @@ impl Attempt<'_> {
             let Claimed {
                 id: job, tenant, ..
             } = *self.claimed;
-            let mut transaction = database::begin_with_job(&self.app.pool, tenant, job).await?;
-            let ended = storage::calls::end(&mut transaction, call_id, job, &ending).await?;
             reach("end_call:before_commit").await?;
-            transaction.commit().await?;
+            let ended = storage::calls::end(&self.app.pool, tenant, job, call_id, &ending).await?;
             reach("end_call:after_commit").await?;
             Ok::<_, sqlx::Error>(ended)
         };
@@ -157,9 +155,7 @@ impl Attempt<'_> {
             }
             // Another attempt has ended the call before, perhaps with an image. What it wrote
             // stands, and the next attempt reads it.
-            ImageResult::Failed(_) if !ended.write.has_changed() => {
-                Ok(OutputResult::Pending(Duration::ZERO))
-            }
+            ImageResult::Failed(_) if !ended.has_ended => Ok(OutputResult::Pending(Duration::ZERO)),
             ImageResult::Failed(failure) => Ok(OutputResult::Missing {
                 failure,
                 may_retry: ended.has_calls_left,
