@@ -228,12 +228,20 @@ impl Connector {
         match url.host() {
             Some(Host::Ipv4(address)) => self.rules.vet(IpAddr::V4(address), reach)?,
             Some(Host::Ipv6(address)) => self.rules.vet(IpAddr::V6(address), reach)?,
+            Some(Host::Domain(name)) if has_empty_label(name) => return Err(Refusal::Invalid),
             Some(Host::Domain(_)) => {}
             None => return Err(Refusal::Invalid),
         }
         url.set_fragment(None);
         Ok((url, reach))
     }
+}
+
+/// Whether a name has an empty label, such as `a..b`. There is no such name (RFC 1035, 2.3.1), but what looks it up may
+/// read it in another way than this program does: `127.1..` as an address, for example. One dot at the end is allowed.
+fn has_empty_label(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.split('.').any(str::is_empty)
 }
 
 /// Whether a status is a redirect with a `Location`.

@@ -23,8 +23,7 @@ use domain::id::TenantId;
 use sqlx::PgPool;
 use telemetry::WORKER_SETTLEMENT_GROUP;
 use tokio::sync::oneshot;
-
-use crate::app::App;
+use tokio_util::task::TaskTracker;
 
 /// How long the task waits for more jobs to end.
 const GATHER_TIME: Duration = Duration::from_millis(80);
@@ -43,11 +42,18 @@ type Queue = Vec<(Delivery, oneshot::Sender<SettlementOutcome>)>;
 type SettlementOutcome = Result<SettlementResult, SettlementError>;
 
 impl Settlements {
-    /// Ends a job, alone or together with other jobs of its tenant.
+    /// Ends a job, alone or together with other jobs of its tenant. `siblings` is how many jobs the
+    /// tenant runs in this worker, and `tasks` are those that a stop waits for.
     ///
     /// # Errors
     /// Returns an error as [`settlement::deliver`] does.
-    pub(crate) async fn deliver(&self, app: &App, delivery: Delivery) -> SettlementOutcome {
+    pub(crate) async fn deliver(
+        &self,
+        pool: &PgPool,
+        tasks: &TaskTracker,
+        siblings: usize,
+        delivery: Delivery,
+    ) -> SettlementOutcome {
         let tenant = delivery.lease.tenant;
         let (sender, receiver) = oneshot::channel();
         let has_task = {
@@ -62,11 +68,11 @@ impl Settlements {
                 tenant,
                 ended: false,
             };
-            let gather_time = match app.slots.jobs_of(tenant) {
+            let gather_time = match siblings {
                 MIN_SIBLINGS.. => GATHER_TIME,
                 _ => Duration::ZERO,
             };
-            app.tasks.spawn(task.run(app.pool.clone(), gather_time));
+            tasks.spawn(task.run(pool.clone(), gather_time));
         }
         // Without a result the task has panicked, and it is not known what Postgres did.
         receiver.await.unwrap_or_else(|_| {

@@ -289,12 +289,9 @@ async fn settle(
                 artifacts: artifacts.clone(),
                 shortfall: shortfall.clone(),
             };
-            app.settlements.deliver(app, delivery).await
+            deliver(app, delivery).await
         }
-        Verdict::GiveUp(failure) => {
-            let nothing = Delivery::nothing(lease, failure.clone());
-            app.settlements.deliver(app, nothing).await
-        }
+        Verdict::GiveUp(failure) => deliver(app, Delivery::nothing(lease, failure.clone())).await,
         Verdict::Retry(delay, failure) => {
             database::with_timeout(settlement::retry(&app.pool, lease, *delay, failure)).await
         }
@@ -302,6 +299,15 @@ async fn settle(
             database::with_timeout(settlement::put_back(&app.pool, lease, *delay)).await
         }
     }
+}
+
+/// Ends the job, perhaps together with other jobs of its tenant.
+async fn deliver(app: &App, delivery: Delivery) -> Result<SettlementResult, SettlementError> {
+    let siblings = app.slots.jobs_of(delivery.lease.tenant);
+    let settled = app
+        .settlements
+        .deliver(&app.pool, &app.tasks, siblings, delivery);
+    settled.await
 }
 
 /// Does everything between claim and settlement.
