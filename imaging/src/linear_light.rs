@@ -55,7 +55,11 @@ pub(super) static STRAIGHT: LazyLock<Curve> = LazyLock::new(|| Curve {
 
 impl Curve {
     /// The share of a value, from 0 to 1.
-    #[inline(always)] // The resampler's loops are vectorized only if they contain this function.
+    #[expect(
+        clippy::inline_always,
+        reason = "the resampler's loops are vectorized only if they contain this function"
+    )]
+    #[inline(always)]
     pub(super) fn share(&self, value: u8) -> f32 {
         let value = f32::from(value);
         let bent = (self.polynomial.iter().rev()).fold(0.0, |sum, factor| sum * value + factor);

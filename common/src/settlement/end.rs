@@ -14,6 +14,7 @@ use storage::database::row::RowId;
 use storage::settlements::End;
 
 /// How a job is to end.
+#[derive(Clone, Copy)]
 pub(super) struct JobEnd<'a> {
     /// The final state. With `None`, the number of delivered outputs decides between succeeded,
     /// partial and failed.

@@ -61,9 +61,10 @@ impl Table {
                 });
             let ratio = median(ratios);
             // One contestant alone has no ratio.
-            let ratios = match ratio.is_nan() {
-                true => "–".to_owned(),
-                false => format!("{ratio:.2} ({least:.2} to {greatest:.2})"),
+            let ratios = if ratio.is_nan() {
+                "–".to_owned()
+            } else {
+                format!("{ratio:.2} ({least:.2} to {greatest:.2})")
             };
             let verdict = match row.goal().is_met(side(0), ratio) {
                 _ if side(0).is_nan() => "not measured: needs `jpeg`",
