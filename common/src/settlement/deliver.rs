@@ -110,7 +110,7 @@ async fn deliver_set(
             .find(|job| job.id == lease.job && job.tenant == tenant);
         results.push(match check_lease(job, lease) {
             Ok(job) => {
-                let shares = shares.remove(&job.id).unwrap_or_default();
+                let shares = shares.get(&job.id).cloned().unwrap_or_default();
                 delivery.plan(job, shares).map(|end| {
                     let state = end.state;
                     ends.push(end);

@@ -88,6 +88,17 @@ async fn a_lost_lease_does_not_disturb_the_others() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_twice_in_a_set_is_settled_once() {
+    let (pipeline, worker, mut deliveries) = made().await;
+    deliveries.push(deliveries[0].clone());
+    let results = settle(&worker, &deliveries).await;
+    let mut expected = vec!["Ended(Succeeded)"; JOBS];
+    expected.push("AlreadyEnded(Succeeded)");
+    assert_eq!(results, expected);
+    close(pipeline, worker).await;
+}
+
+#[tokio::test]
 async fn a_row_that_is_refused_fails_alone() {
     let (pipeline, worker, made) = made().await;
     let mut deliveries = made.clone();
