@@ -6,7 +6,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// How many files may be open in addition to the connections of clients: connections to Postgres, Redis, the bucket and providers,
 /// and files of the bucket.
 const RESERVED_FILES: u64 = 256;
-/// A process that can have fewer client connections than this does not start.
+/// If the files are not enough for all client connections that are configured, they must be enough for this many. Otherwise the
+/// process does not start.
 const MIN_CONNECTIONS: usize = 16;
 
 /// Raises the limit of open files to what the system allows, or to `PLATEN_OPEN_FILES`. Returns `ports`, with a smaller number of
@@ -14,7 +15,7 @@ const MIN_CONNECTIONS: usize = 16;
 ///
 /// # Errors
 ///
-/// Returns an error if the system allows too few files for 16 connections, or if the limit cannot be read or set.
+/// Returns an error if the files are enough neither for all connections of `ports` nor for 16, or if the limit cannot be read or set.
 pub fn raise_limit(ports: Ports) -> anyhow::Result<Ports> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let files = ports.open_files.map_or(hard, |wanted| wanted.min(hard));
@@ -37,12 +38,12 @@ fn fit(ports: Ports, files: u64) -> anyhow::Result<Ports> {
     let needed = reserved + u64::try_from(ports.connections)?;
     anyhow::ensure!(
         available >= MIN_CONNECTIONS,
-        "the system allows {files} open files, and {needed} are needed for PLATEN_CONNECTIONS={}: raise the limit (ulimit -n, LimitNOFILE, PLATEN_OPEN_FILES) to {} at least, or lower PLATEN_CONNECTIONS",
+        "this process may open {files} files, and {needed} are needed for PLATEN_CONNECTIONS={}: raise the limit (ulimit -n, LimitNOFILE, PLATEN_OPEN_FILES) to {} at least, or lower PLATEN_CONNECTIONS",
         ports.connections,
         reserved + MIN_CONNECTIONS as u64
     );
     tracing::warn!(
-        "The system allows {files} open files, and {needed} are needed for PLATEN_CONNECTIONS={}: at most {available} connections are taken. Raise the limit (ulimit -n, LimitNOFILE, PLATEN_OPEN_FILES) or lower PLATEN_CONNECTIONS",
+        "This process may open {files} files, and {needed} are needed for PLATEN_CONNECTIONS={}: at most {available} connections are taken. Raise the limit (ulimit -n, LimitNOFILE, PLATEN_OPEN_FILES) or lower PLATEN_CONNECTIONS",
         ports.connections
     );
     Ok(Ports {

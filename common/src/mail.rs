@@ -25,7 +25,7 @@ pub struct Rendered {
     pub html: String,
 }
 
-/// Renders a mail of the product with this name.
+/// Renders a mail. `product` is the name under which the reader knows this service.
 pub fn render(mail: &Mail<'_>, language: Language, product: &str) -> Rendered {
     let product = names::one_line(product);
     let content = match language {

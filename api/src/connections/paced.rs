@@ -125,7 +125,8 @@ impl AsyncWrite for TimedStream {
         if self.slot.phase() == Phase::Sending {
             self.slot.set_idle();
             self.restart_read_deadline();
-            // Hyper may not read again before the deadline. Polling the deadline here registers it to wake the connection.
+            // It is possible that hyper does not read again before the deadline. Polling the deadline here registers it to wake the
+            // connection.
             let _ = self.read_deadline.as_mut().poll(context);
         }
         Poll::Ready(Ok(()))

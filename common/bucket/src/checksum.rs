@@ -89,7 +89,7 @@ impl Checksum {
 #[derive(Debug, Default)]
 pub(super) struct VerifyingConnector(ReqwestConnector);
 
-/// An HTTP client that does this.
+/// An HTTP client that sends the [`Checksum`] of a request, and returns a [`Verdict`].
 #[derive(Debug)]
 struct VerifyingService(HttpClient);
 

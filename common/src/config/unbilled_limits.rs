@@ -45,7 +45,7 @@ impl Default for UnbilledLimits {
 /// Reads the limits from the environment.
 pub(super) fn unbilled_limits() -> Result<UnbilledLimits, ConfigError> {
     let defaults = UnbilledLimits::default();
-    // 0 turns the limit off.
+    // A number of days. 0 turns the limit off.
     let days = |name, default| -> Result<Option<Duration>, ConfigError> {
         Ok(match within(name, 0, 3_650)? {
             None => default,
@@ -57,6 +57,7 @@ pub(super) fn unbilled_limits() -> Result<UnbilledLimits, ConfigError> {
         Ok(within(name, min, max)?.and_then(|value| i64::try_from(value).ok()))
     };
     Ok(UnbilledLimits {
+        // 0 allows no call to be abandoned.
         cancel_allowance: within("PLATEN_CANCEL_ALLOWANCE", 0, 1_000_000)?
             .and_then(|calls| u32::try_from(calls).ok())
             .unwrap_or(defaults.cancel_allowance),

@@ -315,8 +315,8 @@ pub async fn add_legal_hold(
     .await
 }
 
-/// Removes the legal hold with this number, and returns its job. Returns `None` if the legal hold
-/// does not exist or was removed before.
+/// Removes the legal hold with this number, and returns its job. Returns `None` if the tenant of the
+/// transaction has no such legal hold, or if it was removed before. The row stays.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

@@ -194,8 +194,11 @@ impl<'a> Books<'a> {
                 "expired" => wish.is_some_and(|wish| wish.deadline_is_near),
                 "failed" | "partial" => match outcome {
                     "poison" => job.crash_count >= 2,
-                    // Every allowed call was made, and its answer was lost.
-                    "unknown" => job.calls_started == job.max_calls,
+                    // Every allowed call was made, or no time was left for another, and the answer was lost.
+                    "unknown" => {
+                        job.calls_started == job.max_calls
+                            || wish.is_some_and(|wish| wish.deadline_is_near)
+                    }
                     "internal" | "expired" => wish.is_some_and(|wish| wish.deadline_is_near),
                     _ => true,
                 },

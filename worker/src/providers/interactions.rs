@@ -169,7 +169,8 @@ impl Body {
     }
 }
 
-/// The answer that ends a call whose operation the provider does not know any more.
+/// The answer that ends a call whose operation cannot be polled any more: the provider does not know
+/// it, or its id is not usable in a URL.
 fn operation_gone(detail: &str) -> Reply {
     let failure = Failure::new(table::class(DIALECT, "gone"), detail);
     Reply::Answered(Answer::failed(failure))
