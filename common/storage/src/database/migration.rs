@@ -125,7 +125,7 @@ async fn migrate_with_logins(
         .build();
     loop {
         let error = match try_once(&options, logins, &mut blockers).await {
-            Err(error) if is_lock_timeout(&error) => error,
+            Err(error) if is_lock_conflict(&error) => error,
             done => return done,
         };
         let waited = began.elapsed();
@@ -194,8 +194,9 @@ async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), Mi
     Ok(())
 }
 
-/// Whether a try failed only because it waited too long for a lock (`lock_not_available`).
-fn is_lock_timeout(error: &MigrateError) -> bool {
+/// Whether a try failed only because of a lock: it waited too long (`lock_not_available`), or it and a running process
+/// waited for each other (`deadlock_detected`). Nothing was changed then.
+fn is_lock_conflict(error: &MigrateError) -> bool {
     let (MigrateError::Database(error)
     | MigrateError::Migration(
         SqlxMigrateError::Execute(error) | SqlxMigrateError::ExecuteMigration(error, _),
@@ -205,7 +206,7 @@ fn is_lock_timeout(error: &MigrateError) -> bool {
     };
     error
         .as_database_error()
-        .is_some_and(|error| error.code().as_deref() == Some("55P03"))
+        .is_some_and(|error| matches!(error.code().as_deref(), Some("55P03" | "40P01")))
 }
 
 /// Describes the sessions that block a session, and the tables that it waits for. `process` is the
