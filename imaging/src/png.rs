@@ -97,13 +97,14 @@ impl<'a> Png<'a> {
     /// Decodes the pixels. A palette is replaced by its colors, but no color is converted. Of an animation only the
     /// default image is decoded.
     pub(super) fn decode(mut self) -> Result<DynamicImage, &'static str> {
-        let samples = self.samples()?;
-        let ((width, height), (color_type, bit_depth)) =
-            (self.size(), self.reader.output_color_type());
-        let pixels = if bit_depth == BitDepth::Sixteen {
+        let mut samples = buffer(self.decoded_bytes().ok_or("the image is too large")?);
+        let frame = self.reader.next_frame(&mut samples);
+        let frame = frame.map_err(|error| reason(&error))?;
+        let (width, height) = (frame.width, frame.height);
+        let pixels = if frame.bit_depth == BitDepth::Sixteen {
             let pairs = samples.as_chunks::<2>().0.iter();
             let samples: Vec<u16> = pairs.map(|pair| u16::from_be_bytes(*pair)).collect();
-            match color_type {
+            match frame.color_type {
                 ColorType::Grayscale => {
                     from_samples(width, height, samples, DynamicImage::ImageLuma16)
                 }
@@ -114,7 +115,7 @@ impl<'a> Png<'a> {
                 _ => from_samples(width, height, samples, DynamicImage::ImageRgb16),
             }
         } else {
-            match color_type {
+            match frame.color_type {
                 ColorType::Grayscale => {
                     from_samples(width, height, samples, DynamicImage::ImageLuma8)
                 }
@@ -126,21 +127,6 @@ impl<'a> Png<'a> {
             }
         };
         pixels.ok_or(DAMAGED)
-    }
-
-    /// The samples of all pixels. If rows are missing, there are too few samples, or the result is an error.
-    fn samples(&mut self) -> Result<Vec<u8>, &'static str> {
-        let len = self.decoded_bytes().ok_or("the image is too large")?;
-        if self.reader.info().interlaced {
-            let mut samples = buffer(len);
-            let frame = self.reader.next_frame(&mut samples);
-            return frame.map(|_| samples).map_err(|error| reason(&error));
-        }
-        let mut samples = Vec::with_capacity(len);
-        while let Some(row) = self.reader.next_row().map_err(|error| reason(&error))? {
-            samples.extend_from_slice(row.data());
-        }
-        Ok(samples)
     }
 }
 

@@ -14,7 +14,7 @@ use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 
 /// Round trips of a worker for a job with one image.
-const MAX_ROUND_TRIPS: usize = 11;
+const MAX_ROUND_TRIPS: usize = 9;
 /// Transactions of a worker for a job with one image.
 const MAX_TRANSACTIONS: usize = 4;
 /// Statements of a worker's schedules, which run whether there are jobs or not.
