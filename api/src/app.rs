@@ -23,11 +23,11 @@ use crate::base_url::PublicUrl;
 use crate::budget::Budget;
 use crate::client::Pseudonyms;
 use crate::error::Problem;
-use crate::groups::{AnswerFn, Context as GroupContext, Groups, SubmitError};
 use crate::rates::Rates;
 use crate::readiness::ReadinessCache;
 use crate::routes::models::cache::ModelsCache;
 use crate::shares::{self, Shares};
+use crate::submits::{AnswerFn, Context as SubmitContext, SubmitError, Submits};
 use crate::waiters::Waiters;
 
 /// Postgres connections for requests. A request holds a connection only while it runs queries, and never while it waits for a job.
@@ -53,7 +53,7 @@ pub struct App {
     /// Which tenant each API key belongs to, for keys that requests have sent lately.
     pub keys: Arc<KeyCache>,
     /// The submits that wait to be admitted together with other submits of their tenant.
-    pub groups: Groups,
+    pub submits: Submits,
     /// Where new jobs are pushed for the workers.
     pub ready_queue: ReadyQueue,
     /// The state of the lanes, to tell clients why a job waits.
@@ -132,7 +132,7 @@ impl App {
             reader,
             listener,
             keys: Arc::default(),
-            groups: Groups::default(),
+            submits: Submits::default(),
             lanes: Lanes::new(&ready_queue, config.timing.lanes, &catalog),
             ready_queue,
             bucket: if config.links.through_api {
@@ -187,12 +187,12 @@ impl App {
         admission: Admission<'static>,
         answer: AnswerFn,
     ) -> Result<Admitted, SubmitError> {
-        let context = GroupContext {
+        let context = SubmitContext {
             pool: &self.pool,
             shares: &self.shares,
             tasks: &self.tasks,
         };
-        self.groups.admit(context, admission, answer).await
+        self.submits.admit(context, admission, answer).await
     }
 
     /// Does the same as [`Self::connection`], for a transaction that locks the tenant's wallet.

@@ -17,7 +17,6 @@ pub mod connections;
 pub mod download;
 pub mod error;
 pub mod extract;
-pub mod groups;
 pub mod header_list;
 pub mod idempotency;
 pub mod link;
@@ -27,6 +26,7 @@ pub mod rates;
 pub mod readiness;
 pub mod request;
 pub mod shares;
+pub mod submits;
 pub mod waiters;
 
 #[cfg(test)]

@@ -182,11 +182,11 @@ mod tests {
     use crate::base_url::PublicUrl;
     use crate::budget::Budget;
     use crate::client::Pseudonyms;
-    use crate::groups::Groups;
     use crate::rates::Rates;
     use crate::readiness::ReadinessCache;
     use crate::routes::models::cache::ModelsCache;
     use crate::shares::Shares;
+    use crate::submits::Submits;
     use crate::waiters::Waiters;
 
     /// An API whose Postgres and Redis do not answer.
@@ -205,7 +205,7 @@ mod tests {
             reader: pool.clone(),
             listener: pool.clone(),
             keys: Arc::default(),
-            groups: Groups::default(),
+            submits: Submits::default(),
             pool: pool.clone(),
             lanes: Lanes::new(&ready_queue, Timing::default().lanes, &catalog),
             ready_queue,

@@ -5,6 +5,7 @@
 // Jobs.
 pub mod admission;
 pub mod dispatch;
+pub mod groups;
 mod sets;
 pub mod settlement;
 
