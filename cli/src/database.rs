@@ -20,19 +20,18 @@ pub(crate) const DEFAULT_DATA: &str = "data";
 ///
 /// # Errors
 ///
-/// Returns an error if the database cannot be reached or is not up to date, or if `work` fails.
+/// Returns an error if a database is configured for other roles only, if it cannot be reached or is not up to date, or if `work` fails.
 pub(crate) async fn with_connection<T>(
     config: &Config,
     data: Option<&Path>,
     role: DatabaseRole,
     work: impl AsyncFnOnce(&PgPool) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let (url, private_database) = match (data, config.database_url(role)) {
-        (None, Ok(url)) => (url.expose_secret().to_owned(), None),
-        (data, _) => {
-            let database = Database::open(folder(data)).await?;
-            (database.database_url().to_owned(), Some(database))
-        }
+    let (url, private_database) = if works_in_folder(config, data) {
+        let database = Database::open(folder(data)).await?;
+        (database.database_url().to_owned(), Some(database))
+    } else {
+        (config.database_url(role)?.expose_secret().to_owned(), None)
     };
     let result = async {
         let pool = database::connect(&url, role, 2)
@@ -64,15 +63,17 @@ pub(crate) fn open_bucket(
     data: Option<&Path>,
 ) -> anyhow::Result<(Address, Bucket)> {
     let address = match &config.bucket {
-        // The database is that of the data folder, so its bucket is there, too.
-        None if data.is_some() || config.database_url.is_none() => {
-            Address::Folder(folder(data).join("bucket"))
-        }
+        None if works_in_folder(config, data) => Address::Folder(folder(data).join("bucket")),
         _ => config.bucket()?,
     };
     let bucket = Bucket::open(&address, SecretString::default())
         .context("there is no bucket: set PLATEN_BUCKET")?;
     Ok((address, bucket))
+}
+
+/// Whether a command works on the database and the bucket of a data folder: a folder is named, or no database is configured.
+pub(crate) fn works_in_folder(config: &Config, data: Option<&Path>) -> bool {
+    data.is_some() || !config.has_database_url()
 }
 
 /// The named data folder, or the default one.

@@ -273,6 +273,13 @@ impl Config {
             .all(|role| self.database_url(*role).is_ok())
     }
 
+    /// Whether the configuration names a URL of Postgres for at least one database role.
+    pub fn has_database_url(&self) -> bool {
+        DatabaseRole::ALL
+            .iter()
+            .any(|role| self.database_url(*role).is_ok())
+    }
+
     /// The URL of Postgres for connections that act as `role`.
     ///
     /// # Errors

@@ -14,7 +14,8 @@ const MAX_TRIES: usize = 100;
 
 /// A port of 127.0.0.1 that was free a moment ago.
 ///
-/// The kernel never uses this port for an outgoing connection, so it is still free when its server restarts.
+/// The port is below those that the kernel uses for outgoing connections, where the system says which these are. So none of
+/// them takes the port while its server restarts. Another server may take it.
 ///
 /// # Errors
 ///
@@ -38,6 +39,6 @@ fn server_ports() -> Range<u16> {
     let first_outgoing = outgoing.and_then(|range| range.split_whitespace().next()?.parse().ok());
     MIN_PORT
         ..first_outgoing
-            .filter(|first| *first > MIN_PORT + MIN_PORTS)
+            .filter(|first| *first >= MIN_PORT + MIN_PORTS)
             .unwrap_or(u16::MAX)
 }

@@ -238,7 +238,7 @@ async fn insert(
     .await?)
 }
 
-/// The stored answer to an earlier request with the same key, if there is one.
+/// The stored answer to an earlier request, if this one repeats it. A key that belongs to another request is an error.
 async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Result<Option<Answer>> {
     let connection = app.connection(tenant).await?;
     Ok(admission::answered_before(&connection, tenant, request).await?)

@@ -39,8 +39,8 @@ pub enum BucketCommand {
 ///
 /// # Errors
 ///
-/// Returns an error if the bucket belongs to another database and `--replace` is not given, or if the bucket or the database cannot
-/// be reached.
+/// Returns an error if the bucket belongs to another database, or this database has adopted another bucket, and `--replace` is not
+/// given; if the reason is not usable; if the bucket or the database cannot be reached; or if the database is not up to date.
 pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> {
     let BucketCommand::Adopt {
         replace,
@@ -56,7 +56,7 @@ pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> 
         let is_new = async |reader: &PgPool| Ok(ownership::is_new(reader).await?);
         if !with_connection(config, data, DatabaseRole::Reader, is_new).await? {
             say!(
-                "nothing was done: the database is not new. A person must run `platen bucket adopt` without `--if-new`"
+                "nothing was done: the database is not new. If it has not adopted its bucket yet, run `platen bucket adopt` without `--if-new`"
             )?;
             return Ok(());
         }

@@ -132,8 +132,7 @@ fn check_private_networks(config: &Config, report: &mut Report) {
 
 /// Checks each login of Postgres that is configured.
 async fn check_postgres(config: &Config, report: &mut Report) {
-    let is_configured = |role| config.database_url(role).is_ok();
-    if !DatabaseRole::ALL.iter().any(|role| is_configured(*role)) {
+    if !config.has_database_url() {
         return not_configured(
             report,
             "Postgres",
@@ -144,7 +143,7 @@ async fn check_postgres(config: &Config, report: &mut Report) {
     let mut known_logins: Vec<String> = Vec::new();
     // A process may have the logins of its own roles only, so each role is checked by itself.
     for &role in DatabaseRole::ALL {
-        if !is_configured(role) {
+        if config.database_url(role).is_err() {
             continue;
         }
         let check = check_login(config, role, &mut known_logins, report);
@@ -166,6 +165,10 @@ async fn check_postgres(config: &Config, report: &mut Report) {
 
 /// Checks what the login of a role may do. With the reader's login it also checks the database itself. A login in
 /// `known_logins` was described before and is not described again.
+///
+/// # Errors
+///
+/// Returns an error if the login cannot connect, cannot act as the role, or a query fails.
 async fn check_login(
     config: &Config,
     role: DatabaseRole,
@@ -366,7 +369,7 @@ async fn check_bucket(config: &Config, report: &mut Report) {
 
 /// Checks whether the bucket belongs to the database.
 async fn check_owner(config: &Config, bucket: &Bucket, report: &mut Report) {
-    let Some(url) = &config.database_url else {
+    let Ok(url) = config.database_url(DatabaseRole::Reader) else {
         return;
     };
     let check = async {

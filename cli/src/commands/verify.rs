@@ -15,7 +15,7 @@ use storage::database::DatabaseRole;
 use storage::verify;
 
 use crate::arguments::DatabaseArgs;
-use crate::database::{folder, open_bucket, with_connection};
+use crate::database::{folder, open_bucket, with_connection, works_in_folder};
 use crate::say;
 
 /// The arguments of `platen verify`.
@@ -155,14 +155,13 @@ async fn check(
 /// Opens the bucket with the anchors, and reads the key that signed them.
 fn open_anchors(config: &Config, data: Option<&Path>) -> anyhow::Result<(Bucket, SecretString)> {
     let (_, bucket) = open_bucket(config, data)?;
-    let key = match (&config.signing_key, data, config.has_database_urls()) {
-        (Some(key), ..) => Some(key.clone()),
-        // A configured database has no data folder, in which a key could be.
-        (None, None, true) => None,
+    let key = match &config.signing_key {
+        Some(key) => Some(key.clone()),
         // `platen up` keeps its key in its data folder.
-        (None, data, _) => {
+        None if works_in_folder(config, data) => {
             secrets::read(&folder(data).join("signing.key"), &[])?.map(SecretString::from)
         }
+        None => None,
     };
     let key =
         key.context("PLATEN_SIGNING_KEY is not set, so forged anchors cannot be recognized")?;

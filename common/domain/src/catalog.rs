@@ -1,4 +1,4 @@
-//! The catalogue: the models on offer, read from `models/*.toml`.
+//! The catalogue: the models and their providers, read from `models/*.toml`.
 //!
 //! The shipped files are compiled into the program. `PLATEN_MODELS` names a folder that replaces
 //! them, and `PLATEN_PROVIDERS` selects some of their providers. [`mod@file`] reads the files. It
@@ -35,7 +35,8 @@ const SHIPPED: &[(&str, &str)] = &[
     ("openai.toml", include_str!("../../../models/openai.toml")),
 ];
 
-/// Every model on offer and every provider, by name.
+/// Every model and every provider, by name. Models that were shut down stay, so that their jobs can
+/// still be read and their successors found.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     models: BTreeMap<String, Model>,
@@ -177,7 +178,8 @@ impl Catalog {
     /// The most that the request will cost.
     ///
     /// # Errors
-    /// The model is not on offer, cannot do what the request asks for, or has no price today.
+    /// The model is not on offer, the request is not valid or asks for something that the model cannot
+    /// do, or the model has no price today.
     pub fn quote(
         &self,
         id: &str,

@@ -117,8 +117,9 @@ pub async fn expire(
     Ok(!is_used)
 }
 
-/// Deletes an upload, unless an open job uses it. As in [`expire`], row locks decide between this
-/// transaction and the admission of a job.
+/// Deletes an upload, unless an open job uses it. This transaction and the admission of a job with the
+/// upload lock its row. So either admission waits and finds the upload deleted, or this transaction
+/// waits and finds the open job.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

@@ -77,13 +77,13 @@ impl SigningKey {
         self.token_with(&self.header(), claims)
     }
 
-    /// A token with this header, which may lie. It is signed as its `alg` says if the key can do that, and as
-    /// [`Self::algorithm`] says otherwise.
+    /// A token with this header, which may lie. An RSA key signs as the header's `alg` says if that is RS256, RS384, RS512 or
+    /// PS256. Otherwise a key signs as [`Self::algorithm`] says.
     pub fn token_with(&self, header: &Value, claims: &Value) -> String {
         self.token_of(header, &claims.to_string())
     }
 
-    /// A token with this header and this text as its claims.
+    /// A token with this header and this text as its claims, signed as in [`Self::token_with`].
     ///
     /// # Panics
     /// The key cannot sign.

@@ -50,7 +50,7 @@ impl Body {
     }
 }
 
-/// The fields that both services take.
+/// The fields that both services take. The others, such as the labels, stay empty and are not sent.
 fn common_body(request: &CallRequest<'_>) -> GenerateContent {
     let mut parts = vec![Part::text(request.prompt)];
     for input in &request.inputs {

@@ -150,7 +150,8 @@ impl ModelFile<'_> {
     }
 
     /// Reads the keys outside of the models. Returns the provider, and the models' tables if there
-    /// are any. After a mistake, the provider may have an empty name and a wrong dialect.
+    /// are any. After a mistake, the provider may have a wrong name and a wrong dialect, which can
+    /// cause further mistakes.
     fn read_top_level<'a>(
         &self,
         table: DeTable<'a>,

@@ -229,8 +229,9 @@ pub(super) async fn due_by_tenant(
 
 /// Moves each mark on, to the first job of its model that is queued and due. A mark stays as long
 /// as a job before it is queued and due. With `from_front` the first job is looked for in the whole
-/// queue, so a mark may also move back. A mark moves back to the front if the database's clock was
-/// set back.
+/// queue, so a mark may also move back. If no job is left, the mark moves to the lowest virtual time
+/// of later jobs, unless it is there already. A mark moves back to the front if the database's clock
+/// was set back.
 ///
 /// `since` becomes [`COMMIT_MARGIN`] before now and not now: a job that is due already may be
 /// committed after this statement has looked, and a later search must find it.
@@ -245,7 +246,7 @@ pub async fn next_marks(
     let columns = MarkColumns::of(marks);
     let rows = sqlx::query!(
         r#"-- job::next_marks
-        SELECT model AS "model!", turn AS "turn!", since AS "since!", now() - $4::interval AS "looked_at!",
+        SELECT model AS "model!", turn AS "turn!", since AS "since!", now() - $4::interval AS "next_since!",
           (SELECT jobs.turn FROM jobs
            WHERE state = 'queued' AND jobs.model = mark.model AND jobs.turn >= CASE WHEN $5 THEN $6 ELSE mark.turn END
              AND run_after <= now() AND deadline > now()
@@ -271,19 +272,18 @@ pub async fn next_marks(
                 turn: row.turn,
                 since: row.since,
             };
-            if mark.turn != i64::MIN && row.looked_at < mark.since {
+            if mark.turn != i64::MIN && row.next_since < mark.since {
                 // The database's clock was set back.
                 return Mark::front(&mark.model);
             }
             if row.has_late {
                 return mark;
             }
-            // If no job is left, the mark moves to the lowest virtual time of later jobs.
             Mark {
                 turn: row
                     .first
-                    .unwrap_or_else(|| mark.turn.max(virtual_time(row.looked_at))),
-                since: row.looked_at,
+                    .unwrap_or_else(|| mark.turn.max(virtual_time(row.next_since))),
+                since: row.next_since,
                 ..mark
             }
         })
