@@ -153,7 +153,7 @@ fn cut_after(bytes: Bytes, time: impl Future<Output = ()> + Send + 'static) -> B
     Body::from_stream(stream::iter([Ok(bytes)]).chain(breaks))
 }
 
-/// 404 for an unknown path: an HTML page, as Google's front end sends it.
+/// 404 for a method and path that no vendor serves: an HTML page, as Google's front end sends it.
 pub(super) fn no_such_page(path: &str) -> Response {
     let page = error_page(
         404,

@@ -8,7 +8,7 @@
 //! removed. But they are listed, so that people see them.
 
 use std::fs::{self, File, FileType};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -22,14 +22,13 @@ use tokio::sync::mpsc;
 use walkdir::{DirEntry, WalkDir};
 
 use super::BucketError;
+use super::direct::{self, Pieces};
 use super::object::{FileKind, ListedObject, StoredObject, length};
 
 /// How many entries of a list are read from the disk before the reader of the list asks for them.
 const WALK_BUFFER: usize = 256;
 /// Most entries that [`survey`] checks.
 const MAX_SURVEYED_FILES: usize = 100_000;
-/// How much of a file is read at once, in bytes. This fits into the cache of a core.
-const READ_BYTES: usize = 256 << 10;
 /// The bits of a file's mode that grant permissions to the group and to others. Platen's own files
 /// have none of these.
 const OTHERS_MODE_BITS: u32 = 0o077;
@@ -188,8 +187,7 @@ fn put_new(root: &Path, key: &Key, bytes: &[u8]) -> Result<StoredObject, BucketE
 /// `false` if there is a file with this name already. That file stays as it is.
 fn write_new(root: &Path, path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let (mut file, unfinished) = create_unfinished(root, path)?;
-    let written = file
-        .write_all(bytes)
+    let written = direct::write(&mut file, bytes)
         .and_then(|()| file.sync_all())
         // Unlike a rename, a hard link replaces no file.
         .and_then(|()| fs::hard_link(&unfinished, path));
@@ -248,31 +246,18 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Whether a file has exactly these bytes. Returns `None` if there is no such file. Comparing the
-/// bytes costs a fraction of hashing them.
+/// Whether a file has exactly these bytes. Returns `None` if there is no such file.
 fn holds(path: &Path, bytes: &[u8]) -> io::Result<Option<bool>> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if file.metadata()?.len() != bytes.len() as u64 {
-        return Ok(Some(false));
+    match File::open(path) {
+        Ok(file) => direct::holds(file, bytes).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    let mut buffer = vec![0; READ_BYTES.min(bytes.len())];
-    for expected in bytes.chunks(READ_BYTES) {
-        let read = &mut buffer[..expected.len()];
-        file.read_exact(read)?;
-        if read != expected {
-            return Ok(Some(false));
-        }
-    }
-    Ok(Some(true))
 }
 
 /// See [`Folder::get`].
 fn get(root: &Path, key: &Key, most: u64) -> Result<Option<Bytes>, BucketError> {
-    let Some((path, mut file, size)) = open(root, key)? else {
+    let Some((path, file, size)) = open(root, key)? else {
         return Ok(None);
     };
     if size > most {
@@ -283,29 +268,30 @@ fn get(root: &Path, key: &Key, most: u64) -> Result<Option<Bytes>, BucketError> 
         });
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    file.read_to_end(&mut bytes)
-        .map_err(|error| file_error(&path, error))?;
-    Ok(Some(bytes.into()))
+    let mut pieces = Pieces::new(file, size);
+    loop {
+        let piece = pieces.next().map_err(|error| file_error(&path, error))?;
+        if piece.is_empty() {
+            return Ok(Some(bytes.into()));
+        }
+        bytes.extend_from_slice(piece);
+    }
 }
 
 /// See [`Folder::measure`].
 fn measure(root: &Path, key: &Key) -> Result<Option<StoredObject>, BucketError> {
-    let Some((path, mut file, size)) = open(root, key)? else {
+    let Some((path, file, size)) = open(root, key)? else {
         return Ok(None);
     };
     let (mut sha256, mut bytes) = (Sha256::new(), 0);
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let mut buffer = vec![0; size.clamp(1, READ_BYTES)];
+    let mut pieces = Pieces::new(file, size);
     loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => {
-                sha256.update(&buffer[..read]);
-                bytes += length(&buffer[..read]);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(file_error(&path, error)),
+        let piece = pieces.next().map_err(|error| file_error(&path, error))?;
+        if piece.is_empty() {
+            break;
         }
+        sha256.update(piece);
+        bytes += length(piece);
     }
     Ok(Some(StoredObject {
         sha256: sha256.finalize().into(),

@@ -3,6 +3,7 @@
 
 mod address;
 mod checksum;
+mod direct;
 mod error;
 mod folder;
 mod link;

@@ -435,7 +435,7 @@ impl Poller {
             tracing::debug!(
                 ids = ids.len(),
                 restored = matches!(restored, Ok(Ok(()))),
-                "Gave back jobs that were not started"
+                "Tried to give back jobs that were not started"
             );
         }
     }

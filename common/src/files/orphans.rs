@@ -1,8 +1,9 @@
 //! Finds orphans: objects in the bucket that should not be there.
 //!
-//! There are three kinds: objects that no row names, objects that have a receipt of their deletion,
-//! and objects that were due for deletion and are still there. The sweeper removes the first two
-//! kinds; `platen verify --deep` reports all three. Both use the definition in this file.
+//! [`Batch`] lists the kinds. The sweeper removes objects that no row names, and objects that have a
+//! receipt of their deletion. `platen verify --deep` reports these and the other kinds: objects that
+//! were due for deletion and are still there, objects under keys of nobody, and what is not a plain
+//! file. Both use the definition in this file.
 //!
 //! An object is written before the row that names it, so a young object may still get its row. So
 //! an object without a row counts only if it is older than a grace period, on the database's clock.

@@ -32,8 +32,7 @@ pub struct Billing {
 /// # Errors
 /// Returns an error if Postgres fails.
 pub async fn read(pool: &PgPool) -> sqlx::Result<Billing> {
-    // One snapshot for all three reads: a job that ends in between would be counted twice or not at
-    // all.
+    // One snapshot for all three reads: a job that ends in between would not be counted at all.
     let mut snapshot = pool
         .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;

@@ -5,8 +5,8 @@
 //! files are gone (I17).
 //!
 //! The check may take hours, so it does not use one snapshot. It reads the rows page by page, and
-//! checks each apparent violation a second time before it reports it. It reads eight objects at a
-//! time, and never holds a whole object in memory.
+//! looks at each file or object with an apparent violation a second time before it reports it. It
+//! reads eight objects at a time, and never holds a whole object in memory.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ pub struct Progress {
     pub read: u64,
     /// Bytes of these files.
     pub bytes: u64,
-    /// Objects of the bucket that were listed.
+    /// Objects of the bucket that were listed, without the marker and the anchors.
     pub listed: u64,
 }
 
@@ -132,36 +132,38 @@ impl<F: FnMut(Report)> Check<'_, F> {
         while let Some(batch) = search.next().await? {
             self.progress.listed += batch.seen as u64;
             for object in batch.unnamed {
-                self.report_finding(
-                    "I19",
-                    object_text(
-                        &object,
-                        "no row names it, and the sweeper has not removed it",
-                    ),
-                );
+                let why = "no row names it, and the sweeper has not removed it";
+                self.report_object("I19", &object, why).await;
             }
             for object in batch.receipted {
                 let why = "a receipt says that it was deleted; the sweeper deletes it again";
-                self.report_finding("I17", object_text(&object, why));
+                self.report_object("I17", &object, why).await;
             }
             for (object, due) in batch.overdue {
                 let why = format!("it was to be deleted at {due}, and is still there");
-                self.report_finding("I17", object_text(&object, &why));
+                self.report_object("I17", &object, &why).await;
             }
             for object in batch.irregular {
                 let why = format!(
                     "it is {}, which is neither followed nor removed: a bucket may contain only plain files",
                     object.kind.word()
                 );
-                self.report_finding("I19", object_text(&object, &why));
+                self.report_object("I19", &object, &why).await;
             }
             for object in batch.strange {
                 let why = "its key belongs to no tenant of this database, so the sweeper does not remove it";
-                self.report_finding("I19", object_text(&object, why));
+                self.report_object("I19", &object, why).await;
             }
             self.report_progress();
         }
         Ok(())
+    }
+
+    /// Reports an object that should not be there, unless it was deleted since it was listed.
+    async fn report_object(&mut self, invariant: &'static str, object: &ListedObject, why: &str) {
+        if !matches!(self.bucket.measure(&object.key).await, Ok(None)) {
+            self.report_finding(invariant, object_text(object, why));
+        }
     }
 
     fn report_finding(&mut self, invariant: &'static str, text: String) {

@@ -30,7 +30,8 @@ pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
 ///
 /// Only running jobs are counted row by row, and there are no more running jobs than worker slots.
 /// The number of queued jobs is the number of open jobs minus the running ones, so a long queue
-/// does not make the query slower.
+/// does not make the query slower. The job that has waited longest is the first of an index, also if
+/// many jobs are to run later.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
@@ -47,8 +48,7 @@ pub async fn open(connection: &mut PgConnection) -> sqlx::Result<Vec<OpenJobs>> 
         LEFT JOIN LATERAL (SELECT coalesce(started_at, run_after) AS since FROM jobs j
               WHERE j.model = known.model AND state IN ('queued', 'running') ORDER BY coalesce(started_at, run_after) LIMIT 1) oldest ON true
         LEFT JOIN LATERAL (SELECT run_after AS since FROM jobs j
-              WHERE j.model = known.model AND state IN ('queued', 'running') AND state = 'queued' AND run_after <= clock_timestamp()
-              ORDER BY coalesce(started_at, run_after) LIMIT 1) waiting ON true"#
+              WHERE j.model = known.model AND state = 'queued' AND run_after <= now() ORDER BY run_after LIMIT 1) waiting ON true"#
     )
     .fetch_all(connection)
     .await

@@ -37,7 +37,8 @@ pub struct Row {
     pub key: String,
     /// Whether a receipt says that the object was deleted.
     pub receipted: bool,
-    /// Whether no row names the object and no open job may still name it.
+    /// Whether no row names the object, no deletion of it is planned, and no open job may still name
+    /// it.
     pub unnamed: bool,
     /// When the object is due for deletion, by a planned deletion or else by the tenant's
     /// retention. `None` if neither says when, or if a legal hold keeps the object.
@@ -58,7 +59,8 @@ pub async fn judge(
         Row,
         r#"-- orphans::judge
         SELECT listed.key AS "key!", planned.deleted_at IS NOT NULL AS "receipted!",
-          NOT EXISTS (SELECT FROM artifacts WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
+          (planned.id IS NULL OR planned.deleted_at IS NOT NULL)
+          AND NOT EXISTS (SELECT FROM artifacts WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
           AND NOT EXISTS (SELECT FROM calls WHERE object_key = listed.key AND tenant_id = $1)
           AND NOT EXISTS (SELECT FROM uploads WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
           AND NOT EXISTS (SELECT FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.id = listed.call_id AND c.tenant_id = $1 AND j.finished_at IS NULL)

@@ -269,10 +269,10 @@ static LANE_TENANTS_UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 });
 
 /// When a model is shut down by its vendor, in seconds since 1970.
-static SHUT_DOWN: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+static SHUTDOWN_SECONDS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_model_shutdown_timestamp_seconds",
-        "When an offered model is shut down, where that is known.",
+        "When a model of the catalogue is shut down or was, where that is known.",
         &["model"],
     )
 });
@@ -306,12 +306,13 @@ pub fn set_lanes(states: &[LaneState]) {
     }
 }
 
-/// Sets the metric of the day on which each offered model is shut down.
+/// Sets the metric of the day on which each model of the catalogue is shut down, or was. The day
+/// begins at midnight UTC. A model without such a day has no series.
 pub fn set_shutdown_days(catalog: &Catalog) {
     for model in catalog.models() {
         if let Some(day) = model.shut_down {
             let at = day.midnight().assume_utc().unix_timestamp();
-            SHUT_DOWN.with_label_values(&[&model.id]).set(at);
+            SHUTDOWN_SECONDS.with_label_values(&[&model.id]).set(at);
         }
     }
 }

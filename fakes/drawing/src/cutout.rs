@@ -135,7 +135,7 @@ fn within(start: f32, length: f32, end: u32) -> f64 {
 /// The color of the background, which is the average of the four corners. Returns `None` if less than 88 % of the
 /// border has about this color.
 fn find_plain_background(image: &RgbaImage) -> Option<[i32; 3]> {
-    let background = average_corner(image);
+    let background = average_of_corners(image);
     let border = border(image);
     let plain = border
         .iter()
@@ -230,8 +230,8 @@ fn color_distance(pixel: Rgba<u8>, background: [i32; 3]) -> i32 {
         .unwrap_or_default()
 }
 
-/// The average color of the four corners.
-fn average_corner(image: &RgbaImage) -> [i32; 3] {
+/// The average color of the four corners, whatever their transparency.
+fn average_of_corners(image: &RgbaImage) -> [i32; 3] {
     let (right, bottom) = (image.width() - 1, image.height() - 1);
     let mut sum = [0; 3];
     for (x, y) in [(0, 0), (right, 0), (0, bottom), (right, bottom)] {

@@ -73,20 +73,20 @@ impl<'a> BitReader<'a> {
         }
     }
 
-    /// The next byte. Returns `None` at the end of the data, which may be a marker. Several bytes 0xFF before a zero
-    /// byte count as one.
+    /// The next byte. Returns `None` at the end of the data, which may be a marker, and stays there. Several bytes 0xFF
+    /// before a zero byte count as one.
     fn next_byte(&mut self) -> Option<u8> {
         let byte = *self.data.get(self.at)?;
         if byte != 0xFF {
             self.at += 1;
             return Some(byte);
         }
-        let fill_bytes = self.data[self.at..]
+        let run = self.data[self.at..]
             .iter()
             .take_while(|&&byte| byte == 0xFF)
             .count();
-        (self.data.get(self.at + fill_bytes) == Some(&0)).then(|| {
-            self.at += fill_bytes + 1;
+        (self.data.get(self.at + run) == Some(&0)).then(|| {
+            self.at += run + 1;
             0xFF
         })
     }
@@ -153,7 +153,8 @@ impl<'a> BitReader<'a> {
     }
 }
 
-/// Moves `at` to the byte after the next marker, and returns the marker.
+/// Moves `at` behind the next marker, past all that is none, and returns the second byte of the marker. Returns `None` if
+/// the data has no further marker.
 pub(super) fn next_marker(data: &[u8], at: &mut usize) -> Option<u8> {
     loop {
         *at += data.get(*at..)?.iter().position(|&byte| byte == 0xFF)?;

@@ -10,6 +10,7 @@ use domain::artifact::{input_key, rendition_key};
 use domain::call::original_key;
 use domain::generation::image::Format;
 use domain::id::{CallId, JobId, TenantId};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::Connection;
 use storage::verify::Finding;
@@ -200,6 +201,34 @@ async fn an_old_object_without_a_row_is_reported() {
             "{key}: {findings:#?}"
         );
     }
+    pipeline.close().await;
+}
+
+/// No worker runs, so nothing deletes the file.
+#[tokio::test]
+async fn an_object_with_a_planned_deletion_is_not_unnamed() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let upload = pipeline.request(Method::POST, "/v1/uploads").body(PHOTO);
+    let upload: Value = upload.send().await.unwrap().json().await.unwrap();
+    let address = format!("/v1/uploads/{}", upload["id"].as_str().unwrap());
+    let answer = pipeline.request(Method::DELETE, &address).send().await;
+    assert_eq!(answer.unwrap().status(), StatusCode::NO_CONTENT);
+    let files = objects(pipeline.bucket.path());
+    assert_eq!(files.len(), 1);
+    set_age(&files[0], OLD);
+    assert_eq!(deep_verify(&pipeline).await.0, []);
+
+    // It is overdue when the time to delete it is over for longer than the grace.
+    let (findings, _) = pipeline.deep(Duration::ZERO).await;
+    let [finding] = &findings[..] else {
+        panic!("{findings:#?}");
+    };
+    assert_eq!(finding.invariant, "I17");
+    assert!(finding.text.contains("it was to be deleted at"));
     pipeline.close().await;
 }
 

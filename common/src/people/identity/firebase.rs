@@ -136,7 +136,7 @@ impl FirebaseVerifier {
             }
             Trust::Emulator
         } else {
-            let url: Url = (http.address(&settings.keys))
+            let url: Url = (http.parse_address(&settings.keys))
                 .map_err(|error| FirebaseSettingsError::Keys(error.to_string()))?;
             Trust::Keys(KeySet::at(url, http.clone(), settings.timing))
         };

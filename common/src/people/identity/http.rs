@@ -71,11 +71,12 @@ impl IdentityHttp {
         })
     }
 
-    /// Checks an address of a provider.
+    /// Parses the address of a provider, or of ours to which a provider sends browsers.
     ///
     /// # Errors
-    /// Returns an error if it is no `https` URL, or has a user or a fragment.
-    pub(super) fn address(&self, address: &str) -> Result<Url, FetchError> {
+    /// Returns an error if it is not a URL, if its scheme is neither `https` nor, where that is
+    /// allowed, `http`, or if it has a user, a password or a fragment.
+    pub(super) fn parse_address(&self, address: &str) -> Result<Url, FetchError> {
         let unusable = |why| FetchError::Unusable(format!("{address:?} {why}"));
         let url = Url::parse(address).map_err(|_| unusable("is not a URL"))?;
         let is_allowed = match url.scheme() {
@@ -84,7 +85,7 @@ impl IdentityHttp {
             _ => false,
         };
         if !is_allowed {
-            return Err(unusable("is not an https URL"));
+            return Err(unusable("is not a URL of an allowed scheme: use https"));
         }
         if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
             return Err(unusable("has a user or a fragment"));
@@ -214,7 +215,7 @@ mod tests {
     fn only_https_addresses_are_called() {
         let check = |allows: bool, address: &str| {
             let http = IdentityHttp::new(allows).unwrap();
-            http.address(address).is_ok()
+            http.parse_address(address).is_ok()
         };
         assert!(check(false, "https://issuer.example/jwks"));
         assert!(!check(false, "http://issuer.example/jwks"));

@@ -83,7 +83,7 @@ impl OidcProvider {
     /// Returns an error if the issuer or the redirect address is not a URL that may be used.
     pub fn new(settings: OidcSettings, http: IdentityHttp) -> Result<Self, FetchError> {
         let url = discovery::address(&settings.issuer, &http)?;
-        http.address(&settings.redirect_url)?;
+        http.parse_address(&settings.redirect_url)?;
         let metadata = {
             let (http, issuer) = (http.clone(), settings.issuer.clone());
             Arc::new(Cached::new(

@@ -126,7 +126,7 @@ fn cancel_after(headers: &HeaderMap) -> Result<Duration, Problem> {
         })
 }
 
-/// Parses a whole number with an optional unit `s`, `m`, `h` or `d`; without a unit it is seconds.
+/// Parses a whole number with an optional unit `s`, `m`, `h` or `d`; without a unit it is seconds. Returns `None` for any other text.
 fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());

@@ -47,11 +47,11 @@ struct Document {
 /// # Errors
 /// Returns an error if the issuer is not a URL that may be used.
 pub(super) fn address(issuer: &str, http: &IdentityHttp) -> Result<Url, FetchError> {
-    let url = http.address(issuer)?;
+    let url = http.parse_address(issuer)?;
     if url.query().is_some() {
         return Err(FetchError::Unusable(format!("{issuer:?} has a query")));
     }
-    http.address(&format!("{}{PATH}", issuer.trim_end_matches('/')))
+    http.parse_address(&format!("{}{PATH}", issuer.trim_end_matches('/')))
 }
 
 /// Fetches an issuer's document.
@@ -104,9 +104,9 @@ fn read(document: Document, http: &IdentityHttp, issuer: &str) -> Result<Metadat
     let takes_secret_in_form = !supports("client_secret_basic").unwrap_or(true)
         && supports("client_secret_post").unwrap_or(false);
     Ok(Metadata {
-        authorization: http.address(&document.authorization_endpoint)?,
-        token: http.address(&document.token_endpoint)?,
-        keys: http.address(&document.jwks_uri)?,
+        authorization: http.parse_address(&document.authorization_endpoint)?,
+        token: http.parse_address(&document.token_endpoint)?,
+        keys: http.parse_address(&document.jwks_uri)?,
         algorithms,
         takes_secret_in_form,
         sends_issuer_with_code: document.authorization_response_iss_parameter_supported,
