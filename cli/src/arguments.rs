@@ -6,8 +6,9 @@ use anyhow::ensure;
 use clap::Args;
 use common::people::operator::MAX_REASON;
 use domain::operator::Actor;
+use domain::visible::is_blank;
 
-/// The reason that is recorded if a command requires no reason and none is given.
+/// The reason that most commands record if they require no reason and none is given.
 pub const NO_REASON: &str = "no reason was given";
 
 /// Which database a command works on.
@@ -58,18 +59,21 @@ impl OptionalReasonArgs {
     ///
     /// # Errors
     ///
-    /// Returns an error if the reason is blank or too long.
+    /// Returns an error if the reason, or `default` in its place, is blank or too long.
     pub fn actor_for<'a>(&'a self, name: &'a str, default: &'a str) -> anyhow::Result<Actor<'a>> {
         actor(name, self.reason.as_deref().unwrap_or(default))
     }
 }
 
-/// Checks the reason, and returns it together with `name`, the operator who gives it.
+/// Trims and checks the reason, and returns it together with `name`, the operator who gives it.
+///
+/// # Errors
+///
+/// Returns an error if the reason is too long, or has no visible characters.
 fn actor<'a>(name: &'a str, reason: &'a str) -> anyhow::Result<Actor<'a>> {
     let reason = reason.trim();
-    let length = reason.chars().count();
     ensure!(
-        (1..=MAX_REASON).contains(&length),
+        !is_blank(reason) && reason.chars().count() <= MAX_REASON,
         "give a reason of 1 to {MAX_REASON} characters"
     );
     Ok(Actor { by: name, reason })

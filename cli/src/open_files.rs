@@ -10,7 +10,7 @@ const RESERVED_FILES: u64 = 256;
 /// process does not start.
 const MIN_CONNECTIONS: usize = 16;
 
-/// Raises the limit of open files to what the system allows, or to `PLATEN_OPEN_FILES`. Returns `ports`, with a smaller number of
+/// Sets the limit of open files to `PLATEN_OPEN_FILES`, or else to what the system allows. Returns `ports`, with a smaller number of
 /// connections if the files are not enough for all of them.
 ///
 /// # Errors

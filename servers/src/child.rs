@@ -132,6 +132,9 @@ impl Child {
     /// ended.
     pub(crate) async fn stop(mut self, steps: &[(Signal, Duration)]) {
         for &(signal, timeout) in steps {
+            if self.exit_status().is_some() {
+                return;
+            }
             self.send_signal(signal);
             if self.wait_at_most(timeout).await.is_some() {
                 return;
@@ -140,12 +143,16 @@ impl Child {
         }
     }
 
-    /// Ends the child with `SIGKILL`, and returns when it has ended.
+    /// Ends the child with `SIGKILL`, and waits up to [`KILL_TIMEOUT`] until it has ended.
     pub(crate) async fn kill(&mut self) {
-        self.send_signal(Signal::SIGKILL);
-        self.wait_at_most(KILL_TIMEOUT).await;
+        if self.exit_status().is_none() {
+            self.send_signal(Signal::SIGKILL);
+            self.wait_at_most(KILL_TIMEOUT).await;
+        }
     }
 
+    /// Sends a signal. Ask for the [`exit_status`](Self::exit_status) before: the process id of a child whose status was read may
+    /// belong to another process.
     fn send_signal(&self, signal: Signal) {
         if let Ok(id) = i32::try_from(self.id()) {
             // Sending fails only if the child has ended already, which is the goal.

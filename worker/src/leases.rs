@@ -8,10 +8,10 @@
 //! holds the job: another attempt has the job, the job is queued again, or it has ended.
 //!
 //! An attempt that hangs must not renew its lease for ever. So each step declares how long it may
-//! take, and an attempt whose step took longer is dropped. The lease then runs out, as if the
-//! worker had died.
+//! take, and an attempt is dropped some time after all of its steps should have ended. The lease then
+//! runs out, as if the worker had died.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -145,7 +145,7 @@ impl Leases {
 
     /// Renews all leases, so that each lasts for `lease` from now. If the database answers without
     /// renewing a lease, another attempt has the job, the job is queued again, or it has ended, and
-    /// the lease becomes lost. If the database does not answer, nothing changes.
+    /// the lease becomes lost. If the statement fails or gets no answer, nothing changes.
     ///
     /// # Panics
     ///
@@ -172,6 +172,7 @@ impl Leases {
         let mut leases = self.lock();
         match renewed {
             Ok(Ok(renewed)) => {
+                let renewed: HashSet<JobId> = renewed.into_iter().collect();
                 for (job, fence) in held {
                     // While the database answered, the attempt may have ended, or this worker may
                     // have claimed the job again.

@@ -155,8 +155,8 @@ pub enum AdminCommand {
     },
     /// List what operators did, newest first.
     Actions {
-        /// At most this many, the newest.
-        #[arg(long, default_value_t = 50)]
+        /// At most this many, the newest: 1 to 1000.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
         limit: i64,
         /// The database to work on.
         #[command(flatten)]

@@ -18,8 +18,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 const MIN_BYTES: usize = 2 << 20;
 /// A multiple of the blocks of all disks.
 const BLOCK: usize = 4096;
-/// How many bytes are written or read at once: whole blocks that fit into the cache of a core.
-const PIECE: usize = 512 << 10;
+/// How many bytes are written or read at once: whole blocks. Each time costs a wait for the disk.
+const PIECE: usize = 1 << 20;
 
 /// Writes a whole new file.
 ///

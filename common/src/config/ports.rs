@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{ConfigError, text, within};
 
 /// Limits on connections to the ports of a process. The metrics port has the same limits as the
-/// api, except the number of connections.
+/// api, except the number of connections. It has no limit for bodies, because it reads none.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     /// Most connections to the api at once.

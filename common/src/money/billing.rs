@@ -26,8 +26,8 @@ pub struct Billing {
 }
 
 /// Reads all totals in one snapshot. `pool` must be allowed to read every tenant's rows. The cost
-/// of the queries grows with the number of models and of lines that are not folded yet, not with
-/// the number of jobs.
+/// of the queries grows with the number of models, of running jobs and of lines that are not folded
+/// yet, not with the number of queued or ended jobs.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

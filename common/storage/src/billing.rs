@@ -1,8 +1,8 @@
 //! SQL of the billing totals.
 //!
 //! The view `billing` adds `billing_totals` and the lines of `billing_lines` that are not folded
-//! yet. A trigger writes a line with the state `admitted` when a job is created, and another line
-//! when the job ends.
+//! yet. Triggers write a line with the state `admitted` when a job is created, another line when the
+//! job ends or credits are refunded, and a line when a call ends.
 
 use sqlx::{PgConnection, PgExecutor};
 
@@ -26,7 +26,8 @@ pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
     .await
 }
 
-/// Reads the totals of the jobs that have not ended.
+/// Reads the totals of the jobs that have not ended, by model. A model whose jobs have all ended has
+/// zeros.
 ///
 /// Only running jobs are counted row by row, and there are no more running jobs than worker slots.
 /// The number of queued jobs is the number of open jobs minus the running ones, so a long queue

@@ -117,7 +117,7 @@ async fn a_submit_takes_four_round_trips() {
         assert_eq!(
             fewest,
             [
-                "ledger::begin_with_wallet",
+                "database::begin_with_wallet",
                 "admission::read",
                 "admission::write",
                 "COMMIT"

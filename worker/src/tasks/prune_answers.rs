@@ -1,8 +1,9 @@
 //! Deletes the stored answers of requests with an `Idempotency-Key` once they have expired. See
 //! [`domain::idempotency`].
 //!
-//! Answers are deleted in small steps, so that no statement takes long and no lock is held for
-//! long. The next run goes on where the last run stopped.
+//! Answers to tenants are deleted in small steps, so that no statement takes long and no lock is held
+//! for long. The next run goes on where the last run stopped. Operators send few requests: theirs are
+//! deleted by one statement.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -107,7 +107,7 @@ impl Metrics {
         );
         let due = self.gauge(
             "platen_queue_oldest_seconds",
-            "Seconds the job has waited that is due, not started, and has waited longest; 0 where none waits.",
+            "Seconds the job has waited that is queued, due, and has waited longest; 0 where none waits.",
             &["model"],
         );
         let held = self.gauge(

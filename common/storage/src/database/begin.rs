@@ -26,7 +26,8 @@ pub(super) fn connections_are_suspect() -> bool {
     broken_at.is_some_and(|broken_at| broken_at.elapsed() < DISTRUST_DURATION)
 }
 
-/// Begins a transaction that sees no rows of any tenant.
+/// Begins a transaction without a tenant. Row-level security hides the rows of all tenants, except
+/// from roles that may see them all.
 ///
 /// # Errors
 /// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
@@ -34,7 +35,8 @@ pub async fn begin(pool: &PgPool) -> sqlx::Result<Transaction> {
     begin_with(pool, "-- database::begin\nBEGIN".to_owned()).await
 }
 
-/// Begins a transaction that sees and changes only the rows of this tenant.
+/// Begins a transaction for this tenant. It sees and changes only rows of this tenant, except that
+/// workers see some tables of all tenants ([`DatabaseRole::Worker`](super::DatabaseRole::Worker)).
 ///
 /// # Errors
 /// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
@@ -73,7 +75,7 @@ pub async fn begin_with_wallet(pool: &PgPool, tenant: TenantId) -> sqlx::Result<
     let tenant = tenant.0;
     begin_with(
         pool,
-        format!("-- ledger::begin_with_wallet\nBEGIN; SELECT lock_wallet('{tenant}')"),
+        format!("-- database::begin_with_wallet\nBEGIN; SELECT lock_wallet('{tenant}')"),
     )
     .await
 }
@@ -98,7 +100,7 @@ pub async fn begin_for_key(pool: &PgPool, key_id: &str) -> sqlx::Result<Transact
 }
 
 /// Begins a transaction with these statements. They must write no rows, because they are repeated
-/// on another connection if the first one is broken.
+/// once if the connection seems to be broken, also after a timeout.
 async fn begin_with(pool: &PgPool, statements: String) -> sqlx::Result<Transaction> {
     let statements = AssertSqlSafe(statements).into_sql_str();
     match Transaction::begin(pool, statements.clone(), BEGIN_TIMEOUT).await {
@@ -112,7 +114,7 @@ async fn begin_with(pool: &PgPool, statements: String) -> sqlx::Result<Transacti
     }
 }
 
-/// Whether an error means that the connection cannot be used any more.
+/// Whether an error may mean that the connection cannot be used any more.
 fn is_broken(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,

@@ -1,5 +1,6 @@
 //! How renditions are made from originals: what to do if the original has another shape or size,
-//! and how to encode the result. The size itself follows from the aspect ratio ([`super::pixels`]).
+//! and how to encode the result. The pixels follow from the size and the aspect ratio
+//! ([`super::pixels`]).
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
