@@ -168,7 +168,7 @@ mod tests {
             MIN_BYTES + BLOCK - 1,
             3 * PIECE + 5 * BLOCK + 123,
         ] {
-            let mut bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let mut bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
             write(&mut File::create(&path).unwrap(), &bytes).unwrap();
             assert!(fs::read(&path).unwrap() == bytes, "{size} bytes");
             assert!(holds(File::open(&path).unwrap(), &bytes).unwrap());
