@@ -132,9 +132,6 @@ impl Child {
     /// ended.
     pub(crate) async fn stop(mut self, steps: &[(Signal, Duration)]) {
         for &(signal, timeout) in steps {
-            if self.exit_status().is_some() {
-                return;
-            }
             self.send_signal(signal);
             if self.wait_at_most(timeout).await.is_some() {
                 return;
@@ -145,16 +142,15 @@ impl Child {
 
     /// Ends the child with `SIGKILL`, and waits up to [`KILL_TIMEOUT`] until it has ended.
     pub(crate) async fn kill(&mut self) {
-        if self.exit_status().is_none() {
-            self.send_signal(Signal::SIGKILL);
-            self.wait_at_most(KILL_TIMEOUT).await;
-        }
+        self.send_signal(Signal::SIGKILL);
+        self.wait_at_most(KILL_TIMEOUT).await;
     }
 
-    /// Sends a signal. Ask for the [`exit_status`](Self::exit_status) before: the process id of a child whose status was read may
-    /// belong to another process.
-    fn send_signal(&self, signal: Signal) {
-        if let Ok(id) = i32::try_from(self.id()) {
+    /// Sends a signal, unless the child has ended: by then its process id may belong to another process.
+    fn send_signal(&mut self, signal: Signal) {
+        if self.exit_status().is_none()
+            && let Ok(id) = i32::try_from(self.id())
+        {
             // Sending fails only if the child has ended already, which is the goal.
             let _ = kill(Pid::from_raw(id), signal);
         }

@@ -28,7 +28,7 @@ const PIECE: usize = 1 << 20;
 pub(super) fn write(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     let mut written = 0;
     if bytes.len() >= MIN_BYTES && set_direct(file, true).is_ok() {
-        let (blocks, _) = bytes.split_at(bytes.len() / BLOCK * BLOCK);
+        let blocks = &bytes[..bytes.len() / BLOCK * BLOCK];
         let mut buffer = AlignedBuffer::new(PIECE);
         for piece in blocks.chunks(PIECE) {
             let buffer = &mut buffer.bytes()[..piece.len()];

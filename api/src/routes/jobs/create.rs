@@ -293,7 +293,8 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     done.map_err(|_| Code::Internal.into())
 }
 
-/// The stored answer to an earlier request, if this one repeats it. A key that belongs to another request is an error. Without a request nothing is looked up.
+/// The stored answer to an earlier request, if this one repeats it. A key that belongs to another request is an error. Without a
+/// request nothing is looked up.
 async fn answered_before(
     app: &App,
     tenant: TenantId,
