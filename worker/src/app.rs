@@ -66,6 +66,8 @@ pub struct App {
     pub memory: Memory,
     /// Further memory that only rendering may take.
     pub(crate) render_reserve: Memory,
+    /// Held by the attempt whose stored original is rendered next. Only that one may read it ahead.
+    pub(crate) next_render: tokio::sync::Mutex<()>,
     /// The leases this worker holds.
     pub leases: Leases,
     /// The jobs that wait to be settled together with others of their tenant.
@@ -149,6 +151,7 @@ impl App {
             render_pool: RenderPool::new(imaging::cores()),
             memory,
             render_reserve: memory::render_reserve(),
+            next_render: tokio::sync::Mutex::default(),
             leases: Leases::default(),
             settlements: Settlements::default(),
             timing: config.timing.clone(),

@@ -6,7 +6,8 @@
 //!
 //! When many answers come at once, all of them are stored first, because they are paid for. Storing
 //! waits for the disk or the network, so meanwhile the processor renders images within
-//! [`RENDER_RESERVE_BYTES`], which answers cannot take.
+//! [`RENDER_RESERVE_BYTES`], which answers cannot take. Once answers leave memory free, the original
+//! that is to be rendered next is read before there is memory to render it.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The model that every contestant calls: it answers as Vertex AI does, with prepared images, after a chosen time.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use image::{DynamicImage, ImageFormat};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
 /// How many different images are sent in turn.
@@ -27,6 +27,13 @@ const IMAGES: u64 = 4;
 /// The noise of a camera, in steps of 0 to 255 to each side. With it an image of 2048² pixels has about 7 MB as PNG, as one
 /// from a model.
 const NOISE: i16 = 4;
+
+/// The size of a connection's send buffer, in bytes. An answer that is not read stays with a real model, on another
+/// machine. Without this limit the kernel copies some megabytes of each answer at once, on the machine that is measured.
+const SEND_BUFFER: u32 = 256 << 10;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 1_024;
 
 /// Prepared answers, by what the images show.
 pub(crate) struct Answers {
@@ -112,7 +119,10 @@ fn answer(image: &[u8]) -> Result<Bytes> {
 impl Model {
     /// Serves on a free port. Each call is answered after `latency`. A model whose name contains `flat` sends flat images.
     pub(crate) async fn start(answers: &Arc<Answers>, latency: Duration) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
             answers: Arc::clone(answers),

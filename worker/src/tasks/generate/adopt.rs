@@ -4,7 +4,7 @@ use domain::call::{JournaledCall, original_key};
 
 use super::attempt::{Attempt, OutputResult};
 use super::finish::StoreFailure;
-use super::image::RenderResult;
+use super::image::{RenderResult, RenderSource};
 use crate::providers::Answer;
 
 impl Attempt<'_> {
@@ -27,12 +27,18 @@ impl Attempt<'_> {
         // A call that has ended may change only by getting its image. So the file must be a usable
         // image before the call is finished again.
         if journaled.outcome.is_some() {
-            let Ok(memory) = imaging::memory_to_render(&bytes, &self.request.recipe()) else {
+            let Ok(render_memory) = imaging::memory_to_render(&bytes, &self.request.recipe())
+            else {
                 return Ok(None);
+            };
+            let source = RenderSource {
+                key: &key,
+                file_bytes: bytes.len(),
+                render_memory,
             };
             // Rendering waits for memory, and must hold none while it waits.
             drop(bytes);
-            let rendered = self.render_stored(&key, memory, output_idx, &journaled.lane.model);
+            let rendered = self.render_stored(source, output_idx, &journaled.lane.model);
             if let RenderResult::Unusable(_) = rendered.await? {
                 return Ok(None);
             }

@@ -22,7 +22,7 @@ use storage::database;
 use super::attempt::{
     Attempt, BUCKET_RETRY_DELAY, OutputResult, ProviderCall, database_retry_delays,
 };
-use super::image::{OriginalResult, RenderResult};
+use super::image::{OriginalResult, RenderResult, RenderSource};
 use crate::providers::Answer;
 
 /// A provider's record of usage is stored only if its JSON has fewer bytes than this.
@@ -187,8 +187,8 @@ impl Attempt<'_> {
             // There was no memory to render the original at once. Its bytes are dropped by now, so
             // this may wait for memory without holding any.
             Ok(OriginalResult::Stored(original, memory)) => {
-                let key = &original.object_key;
-                let rendered = self.render_stored(key, memory, output_idx, &model.id);
+                let source = RenderSource::new(&original, memory);
+                let rendered = self.render_stored(source, output_idx, &model.id);
                 match rendered.await? {
                     RenderResult::Rendered(rendered) => ImageResult::Usable(original, rendered),
                     RenderResult::Unusable(failure) => ImageResult::Failed(failure),

@@ -15,6 +15,9 @@ use domain::outcome::{Class, Failure};
 use domain::stored_file::StoredFile;
 use imaging::{ImagingError, Provenance, Rendered};
 use telemetry::process;
+use tokio::sync::MutexGuard;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::attempt::{Attempt, OutputResult};
 use crate::memory::{self, TYPICAL_RESPONSE_BYTES};
@@ -44,6 +47,27 @@ pub(super) enum OriginalResult {
     Stored(StoredFile, usize),
     /// The original is not a usable image.
     Unusable(Failure),
+}
+
+/// An original in the bucket that is to be rendered.
+pub(super) struct RenderSource<'a> {
+    /// The key of the object.
+    pub(super) key: &'a str,
+    /// The size of the file, in bytes.
+    pub(super) file_bytes: usize,
+    /// The memory that rendering takes, the file included, in bytes.
+    pub(super) render_memory: usize,
+}
+
+impl<'a> RenderSource<'a> {
+    /// A stored original, and the bytes of memory that rendering it takes.
+    pub(super) fn new(original: &'a StoredFile, render_memory: usize) -> Self {
+        Self {
+            key: &original.object_key,
+            file_bytes: usize::try_from(original.bytes).unwrap_or(usize::MAX),
+            render_memory,
+        }
+    }
 }
 
 /// The result of rendering an original.
@@ -95,14 +119,19 @@ impl Attempt<'_> {
     /// Waits for memory. The caller must hold no memory permit meanwhile, or two attempts could
     /// wait for each other.
     async fn memory_permit(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
+        self.permit_of(&self.app.memory, bytes).await
+    }
+
+    /// Waits for a permit of this limit. In the metric, the wait is called `room`.
+    async fn permit_of(&self, limit: &Memory, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
         let _step = self.lease.begin_step(memory::MAX_WAIT);
-        // In the metric, this wait for memory is called `room`.
         let _timed = process::start_step_timer("room");
-        self.app.memory.acquire(bytes).await
+        limit.acquire(bytes).await
     }
 
     /// Waits for memory to render an image: that of all images, or the reserve. As with
-    /// [`Self::memory_permit`], the caller must hold no memory permit.
+    /// [`Self::memory_permit`], the caller must hold no memory permit, except the next one to render
+    /// ([`Self::render_stored`]).
     async fn render_permit(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
         let Some(reserve) = self.render_reserve(bytes) else {
             return self.memory_permit(bytes).await;
@@ -206,7 +235,7 @@ impl Attempt<'_> {
         })
     }
 
-    /// Renders an original from the bucket, once there is memory for it. `memory` is what that takes, in bytes.
+    /// Renders an original from the bucket, once there is memory for it.
     ///
     /// # Errors
     ///
@@ -214,15 +243,40 @@ impl Attempt<'_> {
     /// original is not in the bucket.
     pub(super) async fn render_stored(
         &self,
-        key: &str,
-        memory: usize,
+        source: RenderSource<'_>,
         output_idx: i32,
         model_id: &str,
     ) -> anyhow::Result<RenderResult> {
-        let permit = self.render_permit(memory).await?;
-        let bytes = self.fetch(key).await?;
-        let bytes = bytes.context("an original that was stored is not in the bucket")?;
+        let read = async || {
+            let bytes = self.fetch(source.key).await?;
+            bytes.context("an original that was stored is not in the bucket")
+        };
+        let (bytes, permit) = if self.render_reserve(source.render_memory).is_some() {
+            // One attempt after the other reads its file ahead, so that the processor does not wait
+            // for the bucket between two images. It holds memory for the file while it waits for
+            // more. That wait ends, because the reserve alone is enough to render the image.
+            let _next = self.become_next_render().await?;
+            let file_memory = self.app.memory.try_acquire(source.file_bytes);
+            let read_ahead = match &file_memory {
+                Some(_) => Some(read().await?),
+                None => None,
+            };
+            (read_ahead, self.render_permit(source.render_memory).await?)
+        } else {
+            (None, self.render_permit(source.render_memory).await?)
+        };
+        let bytes = match bytes {
+            Some(bytes) => bytes,
+            None => read().await?,
+        };
         Ok(self.render(bytes, permit, output_idx, model_id).await)
+    }
+
+    /// Waits until no other attempt waits for memory to render a stored original.
+    async fn become_next_render(&self) -> Result<MutexGuard<'_, ()>, Elapsed> {
+        let _step = self.lease.begin_step(memory::MAX_WAIT);
+        let _timed = process::start_step_timer("room");
+        timeout(memory::MAX_WAIT, self.app.next_render.lock()).await
     }
 
     /// Until when an original may wait for the bucket. `None` means until the job ends. A job with

@@ -1,7 +1,7 @@
 //! Makes one output of a job: takes it from an earlier attempt, or buys it with a new call.
 
 use super::attempt::{Attempt, OutputResult};
-use super::image::RenderResult;
+use super::image::{RenderResult, RenderSource};
 use super::prior_calls::PriorCalls;
 
 impl Attempt<'_> {
@@ -19,9 +19,9 @@ impl Attempt<'_> {
         };
         let with_original = earlier_calls().find_map(|call| Some((call, call.original.as_ref()?)));
         if let Some((call, original)) = with_original {
-            let (key, model) = (&original.object_key, &call.lane.model);
-            let memory = imaging::memory(original.pixels, self.request.recipe().target);
-            let rendered = self.render_stored(key, memory, output_idx, model);
+            let target = self.request.recipe().target;
+            let source = RenderSource::new(original, imaging::memory(original.pixels, target));
+            let rendered = self.render_stored(source, output_idx, &call.lane.model);
             // An original is named on its call only after it was rendered once.
             return match rendered.await? {
                 RenderResult::Rendered(rendered) => {
