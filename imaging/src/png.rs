@@ -97,14 +97,13 @@ impl<'a> Png<'a> {
     /// Decodes the pixels. A palette is replaced by its colors, but no color is converted. Of an animation only the
     /// default image is decoded.
     pub(super) fn decode(mut self) -> Result<DynamicImage, &'static str> {
-        let mut samples = buffer(self.decoded_bytes().ok_or("the image is too large")?);
-        let frame = self.reader.next_frame(&mut samples);
-        let frame = frame.map_err(|error| reason(&error))?;
-        let (width, height) = (frame.width, frame.height);
-        let pixels = if frame.bit_depth == BitDepth::Sixteen {
+        let samples = self.samples()?;
+        let (width, height) = self.size();
+        let (color_type, bit_depth) = self.reader.output_color_type();
+        let pixels = if bit_depth == BitDepth::Sixteen {
             let pairs = samples.as_chunks::<2>().0.iter();
             let samples: Vec<u16> = pairs.map(|pair| u16::from_be_bytes(*pair)).collect();
-            match frame.color_type {
+            match color_type {
                 ColorType::Grayscale => {
                     from_samples(width, height, samples, DynamicImage::ImageLuma16)
                 }
@@ -115,7 +114,7 @@ impl<'a> Png<'a> {
                 _ => from_samples(width, height, samples, DynamicImage::ImageRgb16),
             }
         } else {
-            match frame.color_type {
+            match color_type {
                 ColorType::Grayscale => {
                     from_samples(width, height, samples, DynamicImage::ImageLuma8)
                 }
@@ -127,6 +126,23 @@ impl<'a> Png<'a> {
             }
         };
         pixels.ok_or(DAMAGED)
+    }
+
+    /// The samples of all rows, as the file has them.
+    fn samples(&mut self) -> Result<Vec<u8>, &'static str> {
+        let len = self.decoded_bytes().ok_or("the image is too large")?;
+        if self.reader.info().interlaced {
+            let mut samples = buffer(len);
+            let frame = self.reader.next_frame(&mut samples);
+            frame.map_err(|error| reason(&error))?;
+            return Ok(samples);
+        }
+        // Rows are appended, so that the memory need not be filled before.
+        let mut samples = Vec::with_capacity(len);
+        while let Some(row) = self.reader.next_row().map_err(|error| reason(&error))? {
+            samples.extend_from_slice(row.data());
+        }
+        Ok(samples)
     }
 }
 
