@@ -18,6 +18,7 @@ use queue::{Lanes, ReadyQueue};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use storage::database::{self, DatabaseRole};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -66,8 +67,8 @@ pub struct App {
     pub memory: Memory,
     /// Further memory that only rendering may take.
     pub(crate) render_reserve: Memory,
-    /// Held by the attempt whose stored original is rendered next. Only that one may read it ahead.
-    pub(crate) next_render: tokio::sync::Mutex<()>,
+    /// The turns of attempts that read a stored original before there is memory to render it.
+    pub(crate) read_ahead_turns: Semaphore,
     /// The leases this worker holds.
     pub leases: Leases,
     /// The jobs that wait to be settled together with others of their tenant.
@@ -149,9 +150,9 @@ impl App {
             providers,
             catalog: Arc::new(catalog),
             render_pool: RenderPool::new(imaging::cores()),
+            read_ahead_turns: memory::read_ahead_turns(&memory),
             memory,
             render_reserve: memory::render_reserve(),
-            next_render: tokio::sync::Mutex::default(),
             leases: Leases::default(),
             settlements: Settlements::default(),
             timing: config.timing.clone(),

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use common::memory::Memory;
+use tokio::sync::Semaphore;
 
 /// The longest wait for a memory permit. The waiters ahead in the queue finish long before that.
 pub const MAX_WAIT: Duration = Duration::from_mins(15);
@@ -31,6 +32,10 @@ pub const TYPICAL_RESPONSE_BYTES: usize = 10 << 20;
 /// 1K.
 const RENDER_RESERVE_BYTES: usize = 28 << 20;
 
+/// The memory for images that belongs to one turn to read ahead, in bytes: what two originals of 2048²
+/// pixels take that are rendered, and the file of a third.
+const BYTES_OF_A_TURN: usize = 60 << 20;
+
 /// The memory for images in a worker that may use `ceiling` bytes in all and runs up to `jobs` jobs
 /// at once, in slots and reserve together, without [`render_reserve`]. One image of the largest size
 /// always fits, even if `ceiling` is too low for it.
@@ -42,6 +47,12 @@ pub fn within(ceiling: usize, jobs: usize) -> Memory {
 /// The memory that only rendering may use.
 pub(crate) fn render_reserve() -> Memory {
     limited(RENDER_RESERVE_BYTES)
+}
+
+/// The turns of attempts that read an original before there is memory to render it: one for each
+/// [`BYTES_OF_A_TURN`] of this memory. More of them would take the memory that rendering waits for.
+pub(crate) fn read_ahead_turns(memory: &Memory) -> Semaphore {
+    Semaphore::new((memory.bytes() / BYTES_OF_A_TURN).max(1))
 }
 
 fn limited(bytes: usize) -> Memory {

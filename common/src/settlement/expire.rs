@@ -33,6 +33,10 @@ pub async fn expire(
     if job.state.is_terminal() {
         return Ok(SettlementResult::AlreadyEnded(job.state));
     }
+    // Another worker may have moved the deadline since the job was found.
+    if !storage::jobs::deadline_has_passed(&mut transaction, id).await? {
+        return Ok(SettlementResult::NotFound);
+    }
     // `extend` moves a deadline only once. The second time the job expires although the allowance
     // is used up, so a provider that never answers cannot keep the job open.
     if record_abandoned_calls(&mut transaction, &job, allowance)

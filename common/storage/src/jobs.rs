@@ -157,8 +157,8 @@ macro_rules! whole_jobs {
 }
 pub use due::{Mark, due, next_marks};
 pub use lease::{
-    Claim, Requeue, claim, expired_leases, extend, jobs_past_deadline, lease_has_expired, renew,
-    requeue, running_since,
+    Claim, Requeue, claim, deadline_has_passed, expired_leases, extend, jobs_past_deadline,
+    lease_has_expired, renew, requeue, running_since,
 };
 pub use list::{Filter, Search, by_worker, count_ahead, ended, list, search};
 use whole_jobs;

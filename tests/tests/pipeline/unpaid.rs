@@ -5,9 +5,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::config::UnbilledLimits;
+use common::settlement::{self, SettlementResult};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::Executor;
+use storage::database::{self, DatabaseRole};
 use tests::pipeline::{OPERATOR_KEY, small_job};
 use tests::{Options, Pipeline};
 
@@ -228,6 +230,15 @@ async fn deadlines_abandon_no_more_calls_than_allowed() {
             async || (number(&pipeline, extended).await == 1).then_some(()),
         )
         .await;
+    // A worker that found the job before its deadline was moved leaves it alone.
+    let url = pipeline.servers.runtime_url(&pipeline.database);
+    let pool = database::connect(&url, DatabaseRole::Worker, 1)
+        .await
+        .unwrap();
+    let job = (pipeline.tenant, id.parse().unwrap());
+    let expired = settlement::expire(&pool, job, 1, |_| Duration::ZERO).await;
+    assert_eq!(expired.unwrap(), SettlementResult::NotFound);
+    pool.close().await;
     owner.execute("UPDATE jobs SET deadline = clock_timestamp() - interval '1 second' WHERE finished_at IS NULL").await.unwrap();
     assert_eq!(pipeline.ended(&id).await["state"], "expired");
     assert_eq!(number(&pipeline, counted).await, 1);

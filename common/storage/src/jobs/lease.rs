@@ -263,6 +263,20 @@ pub async fn extend(
     Ok(extended.rows_affected() == 1)
 }
 
+/// Whether the deadline of a locked job has passed, on the database's clock.
+///
+/// # Errors
+/// Returns an error if there is no such job, or if Postgres fails.
+pub async fn deadline_has_passed(connection: &mut PgConnection, id: JobId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- job::deadline_has_passed
+        SELECT deadline < clock_timestamp() AS "passed!" FROM jobs WHERE id = $1"#,
+        id as JobId
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// Whether the lease of a locked job has expired, on the database's clock. `false` if the job has
 /// no lease.
 ///

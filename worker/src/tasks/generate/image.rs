@@ -15,8 +15,7 @@ use domain::outcome::{Class, Failure};
 use domain::stored_file::StoredFile;
 use imaging::{ImagingError, Provenance, Rendered};
 use telemetry::process;
-use tokio::sync::MutexGuard;
-use tokio::time::error::Elapsed;
+use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::attempt::{Attempt, OutputResult};
@@ -130,8 +129,8 @@ impl Attempt<'_> {
     }
 
     /// Waits for memory to render an image: that of all images, or the reserve. As with
-    /// [`Self::memory_permit`], the caller must hold no memory permit, except the next one to render
-    /// ([`Self::render_stored`]).
+    /// [`Self::memory_permit`], the caller must hold no memory permit, except for a file that was read
+    /// ahead ([`Self::render_stored`]).
     async fn render_permit(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
         let Some(reserve) = self.render_reserve(bytes) else {
             return self.memory_permit(bytes).await;
@@ -251,17 +250,19 @@ impl Attempt<'_> {
             let bytes = self.fetch(source.key).await?;
             bytes.context("an original that was stored is not in the bucket")
         };
-        let (bytes, permit) = if self.render_reserve(source.render_memory).is_some() {
-            // One attempt after the other reads its file ahead, so that the processor does not wait
-            // for the bucket between two images. It holds memory for the file while it waits for
-            // more. That wait ends, because the reserve alone is enough to render the image.
-            let _next = self.become_next_render().await?;
+        let (bytes, permit) = if let Some(permit) = self.try_render_permit(source.render_memory) {
+            (None, permit)
+        } else if self.render_reserve(source.render_memory).is_some() {
+            // A few attempts read their files ahead, so that the processor does not wait for the
+            // bucket between two images. They hold memory for the file while they wait for more.
+            // That wait ends, because the reserve alone is enough to render the image.
+            let _turn = self.read_ahead_turn().await?;
             let file_memory = self.app.memory.try_acquire(source.file_bytes);
-            let read_ahead = match &file_memory {
+            let bytes = match &file_memory {
                 Some(_) => Some(read().await?),
                 None => None,
             };
-            (read_ahead, self.render_permit(source.render_memory).await?)
+            (bytes, self.render_permit(source.render_memory).await?)
         } else {
             (None, self.render_permit(source.render_memory).await?)
         };
@@ -272,11 +273,12 @@ impl Attempt<'_> {
         Ok(self.render(bytes, permit, output_idx, model_id).await)
     }
 
-    /// Waits until no other attempt waits for memory to render a stored original.
-    async fn become_next_render(&self) -> Result<MutexGuard<'_, ()>, Elapsed> {
+    /// Waits until this attempt is one of the next to render a stored original.
+    async fn read_ahead_turn(&self) -> anyhow::Result<SemaphorePermit<'_>> {
         let _step = self.lease.begin_step(memory::MAX_WAIT);
         let _timed = process::start_step_timer("room");
-        timeout(memory::MAX_WAIT, self.app.next_render.lock()).await
+        let turn = timeout(memory::MAX_WAIT, self.app.read_ahead_turns.acquire()).await;
+        Ok(turn.context("other images have been waiting for memory for too long")??)
     }
 
     /// Until when an original may wait for the bucket. `None` means until the job ends. A job with
