@@ -6,13 +6,15 @@
 //! it gets the [`Checksum`] from the extensions of a request, and puts a [`Verdict`] into the
 //! extensions of the answer (`docs/decisions/0040`).
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
 };
-use object_store::{ClientOptions, Result};
+use object_store::{ClientConfigKey, ClientOptions, Result};
 
 /// How a store verifies what it receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,11 @@ impl Checksum {
     }
 }
 
+/// How long a connection is kept without a request. After a failure of the network each connection
+/// that seems to work costs a request its whole timeout, and the bucket stays unavailable until none
+/// is left.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Makes HTTP clients that send the [`Checksum`] of a request, and return a [`Verdict`].
 #[derive(Debug, Default)]
 pub(super) struct VerifyingConnector(ReqwestConnector);
@@ -95,7 +102,12 @@ struct VerifyingService(HttpClient);
 
 impl HttpConnector for VerifyingConnector {
     fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
-        Ok(HttpClient::new(VerifyingService(self.0.connect(options)?)))
+        let mut options = options.clone();
+        if (options.get_config_value(&ClientConfigKey::PoolIdleTimeout)).is_none() {
+            options = options.with_pool_idle_timeout(IDLE_TIMEOUT);
+        }
+        let client = self.0.connect(&options)?;
+        Ok(HttpClient::new(VerifyingService(client)))
     }
 }
 
