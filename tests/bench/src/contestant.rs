@@ -105,7 +105,7 @@ impl Run {
         let servers = Servers::start(&folder.path().join("servers")).await?;
         let redis = prepare_redis(servers.redis_url()).await?;
         let postgres = postmaster(&folder.path().join("servers/postgres"))?;
-        let model = Model::start(answers, setting.latency).await?;
+        let model = Model::start(answers, setting.latency)?;
         let port = free_port()?;
         let started = match &contestant.kind {
             Kind::Platen { program, is_older } => {

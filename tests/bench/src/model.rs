@@ -118,7 +118,7 @@ fn answer(image: &[u8]) -> Result<Bytes> {
 
 impl Model {
     /// Serves on a free port. Each call is answered after `latency`. A model whose name contains `flat` sends flat images.
-    pub(crate) async fn start(answers: &Arc<Answers>, latency: Duration) -> Result<Self> {
+    pub(crate) fn start(answers: &Arc<Answers>, latency: Duration) -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
