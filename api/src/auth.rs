@@ -1,12 +1,16 @@
-//! Authentication: finds the tenant or the operator who sent a request.
+//! Authentication and authorization: finds who sent a request, and checks that the caller holds the permission that the route
+//! names.
+
+pub mod permission;
 
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use domain::api_key::ApiKey;
 use domain::id::TenantId;
-use domain::tenant::ApiKey;
+use domain::permission::{Permissions, Role};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
@@ -15,14 +19,17 @@ use crate::error::{Code, Problem};
 use crate::extract::single;
 use crate::rates::{Client, KeyOwner};
 
-/// The tenant whose API key was sent. A handler with this argument is called only if the key is valid and no rate limit is used up.
+/// For whom a request acts. A handler with this argument is called only if the API key is valid, no rate limit is used up, and
+/// the key holds the permission of the route.
 #[derive(Clone, Copy, Debug)]
-pub struct Tenant(
-    /// The tenant.
-    pub TenantId,
-);
+pub struct Principal {
+    /// The tenant of the key.
+    pub tenant: TenantId,
+    /// What the key may do.
+    pub permissions: Permissions,
+}
 
-impl FromRequestParts<Arc<App>> for Tenant {
+impl FromRequestParts<Arc<App>> for Principal {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
@@ -38,21 +45,31 @@ impl FromRequestParts<Arc<App>> for Tenant {
         let key = bearer(credentials).ok_or_else(|| {
             failed("The Authorization header does not hold an API key like `Bearer pk_…`.")
         })?;
-        let tenant = match app.keys.remembered(&key) {
-            Some(tenant) => tenant,
+        let rights = match app.keys.remembered(&key) {
+            Some(rights) => rights,
             None => {
                 let _permit = app.shares.authentication(&key.id).await?;
                 app.keys
                     .authenticate(&app.pool, &key)
                     .await?
-                    .ok_or_else(|| failed("There is no such API key, or it was revoked."))?
+                    .ok_or_else(|| {
+                        failed("There is no such API key, or it was revoked or has expired.")
+                    })?
             }
         };
+        let (tenant, permissions) = (rights.tenant, rights.permissions);
         rates.admit(&client, tenant, credentials)?;
+        if !rights.allow(client.address) {
+            return Err(Code::NetworkNotAllowed.into());
+        }
+        permission::check(parts, permissions)?;
         // The extractors of bodies need the tenant, because a body counts towards its tenant's share of memory.
         parts.extensions.insert(tenant);
         tracing::Span::current().record("tenant", tracing::field::display(tenant));
-        Ok(Self(tenant))
+        Ok(Self {
+            tenant,
+            permissions,
+        })
     }
 }
 
@@ -81,6 +98,7 @@ impl FromRequestParts<Arc<App>> for Operator {
         match (sent_key, &app.operator_key) {
             (Some((_, sent_key)), Some(key)) if hash(sent_key) == hash(key.expose_secret()) => {
                 rates.remember(credentials);
+                permission::check(parts, Permissions::of_role(Role::Operator))?;
                 Ok(Self)
             }
             _ => {

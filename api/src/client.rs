@@ -32,15 +32,11 @@ impl Network {
             address @ IpAddr::V4(_) => address,
         })
     }
-
-    /// The network of the client that sent a request on a connection from `peer`.
-    pub fn from_request(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> Self {
-        Self::from_address(client(public, peer, headers))
-    }
 }
 
-/// The address of the client: of the peer, or, if the peer is a trusted proxy, the one that the proxies name.
-fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+/// The address of the client that sent a request on a connection from `peer`: that of the peer, or, if the peer is a trusted proxy,
+/// the one that the proxies name.
+pub fn address(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     if !public.trusts(peer) {
         return peer;
     }
@@ -109,7 +105,7 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{HeaderMap, IpAddr, Network, Pseudonyms, PublicUrl};
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -135,7 +131,7 @@ mod tests {
             for &(name, value) in pairs {
                 headers.append(name, value.parse().unwrap());
             }
-            client(&public, address(peer), &headers).to_string()
+            super::address(&public, address(peer), &headers).to_string()
         };
         for (peer, pairs, expected) in [
             (

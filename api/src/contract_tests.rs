@@ -10,6 +10,8 @@ use crate::routes::admin::jobs::BulkRequest;
 use crate::routes::admin::pauses::PauseBody;
 use crate::routes::admin::tenants::Adjustment;
 use crate::routes::jobs::create::draft::CreateJob;
+use crate::routes::keys::create::CreateKey;
+use crate::routes::keys::rotate::RotateKey;
 
 #[test]
 fn the_contract_changes_on_purpose_only() {
@@ -64,8 +66,10 @@ fn find_undescribed(schema: &Value, path: &str, outer: &str, found: &mut Vec<Str
 type Read = fn(&[u8]) -> Result<(), Problem>;
 
 /// How each body is parsed, by the name of its schema.
-const BODIES: [(&str, Read); 6] = [
+const BODIES: [(&str, Read); 8] = [
     ("CreateJob", |body| json::<CreateJob>(body).map(drop)),
+    ("CreateKey", |body| json::<CreateKey>(body).map(drop)),
+    ("RotateKey", |body| json::<RotateKey>(body).map(drop)),
     ("BulkRequest", |body| json::<BulkRequest>(body).map(drop)),
     ("PauseBody", |body| json::<PauseBody>(body).map(drop)),
     ("Adjustment", |body| json::<Adjustment>(body).map(drop)),

@@ -66,6 +66,10 @@ codes! {
         "Ask for less, or add credits; `needed` and `available` say how many are missing.";
     TenantInactive "tenant_inactive" FORBIDDEN "This tenant may not submit jobs at present",
         "Ask whoever runs this service; jobs and files can still be read.";
+    Forbidden "forbidden" FORBIDDEN "You do not hold the permission that this needs",
+        "Use a key or a role that holds the permission that `permission` names.";
+    NetworkNotAllowed "network_not_allowed" FORBIDDEN "This key may not be used from your network",
+        "Use the key from a network that it is limited to, or another key.";
     BadLink "bad_link" FORBIDDEN "The link is wrong or has expired",
         "Links expire: GET /v1/artifacts/{id} gives a fresh one.";
     NotFound "not_found" NOT_FOUND "Nothing was found",
@@ -80,6 +84,10 @@ codes! {
         "Delete it when they have ended, or cancel them.";
     CancelAllowanceUsed "cancel_allowance_used" CONFLICT "Too many calls of this tenant were abandoned in the last hour",
         "Let the job go on: it is delivered and charged. Or repeat the request after `Retry-After` seconds; a new job may have a `Cancel-After` of `least` seconds or more, or none.";
+    TooManyKeys "too_many_keys" CONFLICT "There are too many API keys",
+        "Revoke a key that is not needed: GET /v1/keys says when each was last used.";
+    KeyNotActive "key_not_active" CONFLICT "The key was revoked, has expired or was rotated before",
+        "Rotate its successor, or make a new key.";
     StorageFull "storage_full" CONFLICT "The storage limit would be exceeded",
         "Delete uploads, or set how long files are kept (PUT /v1/retention); GET /v1/storage says how much is in use and how much is allowed.";
     JobAlreadyEnded "job_already_ended" CONFLICT "The job has ended already",

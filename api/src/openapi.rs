@@ -29,6 +29,7 @@ pub use complete::make_nullable;
         (name = "models", description = "The models on offer, and their prices"),
         (name = "credits", description = "Balance and statement"),
         (name = "files", description = "Artifacts, uploads and how long they are kept"),
+        (name = "keys", description = "API keys: who may call for your tenant"),
         (name = "operators", description = "For the staff who run this service"),
         (name = "service", description = "Whether the service runs, and what its errors mean"),
     )

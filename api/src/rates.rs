@@ -9,6 +9,7 @@ mod quota;
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -54,7 +55,9 @@ pub struct Rates {
 /// Where a request comes from, and the results of the limits so far. Every request has a `Client` as an extension.
 #[derive(Clone, Default)]
 pub struct Client {
-    /// The network of the client; `None` if it is not known. Then no limit per network applies.
+    /// The address of the client; `None` if it is not known.
+    pub address: Option<IpAddr>,
+    /// The network of the address. If it is not known, no limit per network applies.
     network: Option<Network>,
     /// The results, in the order in which the limits were checked. Clones share them.
     results: Arc<Mutex<Vec<LimitResult>>>,
@@ -195,10 +198,11 @@ impl KeyOwner {
 }
 
 impl Client {
-    /// The client of a request; `network` is `None` if its address is not known.
-    pub fn new(network: Option<Network>) -> Self {
+    /// The client of a request; `address` is `None` if it is not known.
+    pub fn new(address: Option<IpAddr>) -> Self {
         Self {
-            network,
+            address,
+            network: address.map(Network::from_address),
             results: Arc::default(),
         }
     }

@@ -24,7 +24,7 @@ use tracing::{Instrument, Span};
 
 use crate::app::App;
 use crate::base_url::Connection;
-use crate::client::Network;
+use crate::client;
 use crate::error::{Code, Problem};
 use crate::rates::Client;
 
@@ -185,9 +185,9 @@ pub async fn limit_rate(State(app): State<Arc<App>>, mut request: Request, next:
         return next.run(request).await;
     }
     let connection = request.extensions().get::<Connection>();
-    let network = connection
-        .map(|connection| Network::from_request(&app.public, connection.peer, request.headers()));
-    let client = Client::new(network);
+    let address = connection
+        .map(|connection| client::address(&app.public, connection.peer, request.headers()));
+    let client = Client::new(address);
     request.extensions_mut().insert(client.clone());
     let mut response = match app.rates.admit_address(&client) {
         Ok(()) => next.run(request).await,

@@ -10,18 +10,23 @@ use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use domain::permission::Permission::{
+    CreditsRead, JobsRead, JobsWrite, KeysRead, KeysWrite, OperationsMoney, OperationsRead,
+    OperationsWrite, RetentionRead, RetentionWrite, StorageRead, UploadsRead, UploadsWrite,
+};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::auth::permission::needs;
 use crate::download::StaticContent;
 use crate::error::{Code, Problem};
 use crate::extract::MAX_BODY;
 use crate::routes::{
-    admin, artifacts, console, credits, errors, files, health, jobs, metrics, models, retention,
-    storage, uploads,
+    admin, artifacts, console, credits, errors, files, health, jobs, keys, metrics, models,
+    retention, storage, uploads,
 };
 use crate::{idempotency, openapi, rates, request};
 
@@ -55,40 +60,60 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// The routes that `/openapi.json` describes. Each handler declares its own path and method.
+/// The routes that `/openapi.json` describes. Each handler declares its own path and method. Each line says which permission
+/// the caller needs; a route without one is public.
 pub(crate) fn documented_routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(jobs::create::handler, jobs::list::handler)) //  /v1/jobs
-        .routes(routes!(jobs::get::handler)) //                          /v1/jobs/{id}
-        .routes(routes!(jobs::cancel::handler)) //                       /v1/jobs/{id}/cancel
-        .routes(routes!(models::list::handler)) //                       /v1/models
-        .routes(routes!(models::get::handler)) //                        /v1/models/{id}
-        .routes(routes!(credits::get::handler)) //                       /v1/credits
-        .routes(routes!(credits::transfers::handler)) //                 /v1/credits/transfers
-        .routes(routes!(artifacts::get::handler)) //                     /v1/artifacts/{id}
-        .routes(routes!(artifacts::content::handler)) //                 /v1/artifacts/{id}/content
-        .routes(routes!(uploads::create::handler, uploads::list::handler)) // /v1/uploads
-        .routes(routes!(uploads::direct::handler)) //                    /v1/uploads/direct
-        .routes(routes!(uploads::get::handler, uploads::delete::handler)) // /v1/uploads/{id}
-        .routes(routes!(uploads::complete::handler)) //                  /v1/uploads/{id}/complete
-        .routes(routes!(retention::get::handler, retention::put::handler)) // /v1/retention
-        .routes(routes!(retention::receipts::handler)) //                /v1/receipts
-        .routes(routes!(storage::get::handler)) //                       /v1/storage
-        .routes(routes!(admin::jobs::list)) //                           /v1/admin/jobs
-        .routes(routes!(admin::jobs::timeline)) //                       /v1/admin/jobs/{id}
-        .routes(routes!(admin::jobs::redrive)) //                        /v1/admin/jobs/redrive
-        .routes(routes!(admin::jobs::cancel)) //                         /v1/admin/jobs/cancel
-        .routes(routes!(admin::pauses::list, admin::pauses::pause)) //   /v1/admin/pauses
-        .routes(routes!(admin::pauses::resume)) //                       /v1/admin/pauses/{id}/resume
-        .routes(routes!(admin::workers::list)) //                        /v1/admin/workers
-        .routes(routes!(admin::tenants::freeze)) //                      /v1/admin/tenants/{id}/freeze
-        .routes(routes!(admin::tenants::unfreeze)) //                    /v1/admin/tenants/{id}/unfreeze
-        .routes(routes!(admin::tenants::adjust)) //                      /v1/admin/tenants/{id}/adjust
-        .routes(routes!(admin::actions::list)) //                        /v1/admin/actions
-        .routes(routes!(errors::list)) //                                /errors
-        .routes(routes!(errors::one)) //                                 /errors/{code}
-        .routes(routes!(health::live)) //                                /livez
-        .routes(routes!(health::ready)) //                               /readyz
+        // /v1/jobs
+        .routes(needs(JobsWrite, routes!(jobs::create::handler)))
+        .routes(needs(JobsRead, routes!(jobs::list::handler)))
+        .routes(needs(JobsRead, routes!(jobs::get::handler)))
+        .routes(needs(JobsWrite, routes!(jobs::cancel::handler)))
+        // /v1/artifacts
+        .routes(needs(JobsRead, routes!(artifacts::get::handler)))
+        .routes(needs(JobsRead, routes!(artifacts::content::handler)))
+        // /v1/models
+        .routes(routes!(models::list::handler))
+        .routes(routes!(models::get::handler))
+        // /v1/credits
+        .routes(needs(CreditsRead, routes!(credits::get::handler)))
+        .routes(needs(CreditsRead, routes!(credits::transfers::handler)))
+        // /v1/uploads
+        .routes(needs(UploadsWrite, routes!(uploads::create::handler)))
+        .routes(needs(UploadsRead, routes!(uploads::list::handler)))
+        .routes(needs(UploadsWrite, routes!(uploads::direct::handler)))
+        .routes(needs(UploadsRead, routes!(uploads::get::handler)))
+        .routes(needs(UploadsWrite, routes!(uploads::delete::handler)))
+        .routes(needs(UploadsWrite, routes!(uploads::complete::handler)))
+        // /v1/retention, /v1/receipts and /v1/storage
+        .routes(needs(RetentionRead, routes!(retention::get::handler)))
+        .routes(needs(RetentionWrite, routes!(retention::put::handler)))
+        .routes(needs(RetentionRead, routes!(retention::receipts::handler)))
+        .routes(needs(StorageRead, routes!(storage::get::handler)))
+        // /v1/keys
+        .routes(needs(KeysWrite, routes!(keys::create::handler)))
+        .routes(needs(KeysRead, routes!(keys::list::handler)))
+        .routes(needs(KeysRead, routes!(keys::get::handler)))
+        .routes(needs(KeysWrite, routes!(keys::revoke::handler)))
+        .routes(needs(KeysWrite, routes!(keys::rotate::handler)))
+        // /v1/admin
+        .routes(needs(OperationsRead, routes!(admin::jobs::list)))
+        .routes(needs(OperationsRead, routes!(admin::jobs::timeline)))
+        .routes(needs(OperationsWrite, routes!(admin::jobs::redrive)))
+        .routes(needs(OperationsWrite, routes!(admin::jobs::cancel)))
+        .routes(needs(OperationsRead, routes!(admin::pauses::list)))
+        .routes(needs(OperationsWrite, routes!(admin::pauses::pause)))
+        .routes(needs(OperationsWrite, routes!(admin::pauses::resume)))
+        .routes(needs(OperationsRead, routes!(admin::workers::list)))
+        .routes(needs(OperationsMoney, routes!(admin::tenants::freeze)))
+        .routes(needs(OperationsMoney, routes!(admin::tenants::unfreeze)))
+        .routes(needs(OperationsMoney, routes!(admin::tenants::adjust)))
+        .routes(needs(OperationsRead, routes!(admin::actions::list)))
+        // /errors, /livez and /readyz
+        .routes(routes!(errors::list))
+        .routes(routes!(errors::one))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
 }
 
 /// The routes of the API's second port, which is not public: metrics and health.
@@ -167,8 +192,8 @@ mod tests {
     use bucket::{Address, Bucket};
     use common::config::{self, DEFAULT_API_MEMORY, Ports, Timing};
     use common::files::ownership::OwnershipChecker;
+    use domain::api_key::ApiKey;
     use domain::catalog::Catalog;
-    use domain::tenant::ApiKey;
     use queue::{Lanes, ReadyQueue};
     use secrecy::SecretString;
     use serde_json::Value;

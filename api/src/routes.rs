@@ -8,6 +8,7 @@ pub mod errors;
 pub mod files;
 pub mod health;
 pub mod jobs;
+pub mod keys;
 pub mod metrics;
 pub mod models;
 pub mod retention;

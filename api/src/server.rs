@@ -4,7 +4,9 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::people::key_cache::KeyCache;
 use queue::ReadyQueue;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +16,8 @@ use crate::router::{metrics_router, router};
 
 /// How long open requests may take once the API stops, and then how long background tasks may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(25);
+/// How often it is written when API keys were used.
+const KEY_USE_INTERVAL: Duration = Duration::from_mins(1);
 /// How often the API checks Redis. Apart from this check, it uses Redis only when a job is submitted.
 const REDIS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -44,6 +48,8 @@ pub async fn serve(
     let redis_watch = watch_redis(app.ready_queue.clone());
     let (keys, connection) = (Arc::clone(&app.keys), app.listener.clone());
     let revocations = keys.follow_revocations(&connection);
+    let pool = app.pool.clone();
+    let key_uses = record_key_uses(&keys, &pool);
     let (ports, proxies) = (app.ports, app.public.proxies().to_vec());
     let port = Port::api(&ports, proxies);
     let routes = router(Arc::clone(&app));
@@ -63,11 +69,13 @@ pub async fn serve(
         () = metrics => {}
         () = redis_watch => {}
         () = revocations => {}
+        () = key_uses => {}
         () = close_after_delay => {}
         () = async { stop.cancelled().await; tokio::time::sleep(drain_delay + STOP_TIMEOUT).await } => {
             tracing::warn!("Some requests were not answered in time; their connections are closed");
         }
     }
+    keys.record_uses(&pool).await;
     tasks.close();
     if tokio::time::timeout(STOP_TIMEOUT, tasks.wait())
         .await
@@ -78,6 +86,16 @@ pub async fn serve(
         );
     }
     Ok(())
+}
+
+/// Writes at an interval, without end, when API keys were used.
+async fn record_key_uses(keys: &KeyCache, pool: &PgPool) {
+    let mut ticks = tokio::time::interval(KEY_USE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        keys.record_uses(pool).await;
+    }
 }
 
 /// Checks Redis at an interval, without end, so that log, metrics and readiness say why it cannot be used.

@@ -9,6 +9,7 @@ use common::config::Config;
 use common::files::ownership;
 use common::people::operator::tenants;
 use common::verify::deep::{self, Progress, Report};
+use domain::api_key::KeyTerms;
 use domain::credits::Credits;
 use domain::id::TenantId;
 use domain::lanes::LaneState;
@@ -191,8 +192,13 @@ impl Pipeline {
 
     /// Adds a key to a tenant.
     pub async fn add_key_of(&self, tenant: TenantId) -> String {
+        self.add_key_with(tenant, &KeyTerms::named("another")).await
+    }
+
+    /// Adds a key with these terms to a tenant.
+    pub async fn add_key_with(&self, tenant: TenantId, terms: &KeyTerms) -> String {
         let pool = self.api_pool().await;
-        let key = tenants::add_key(&pool, TESTER, tenant, "another").await;
+        let key = tenants::add_key(&pool, TESTER, tenant, terms).await;
         pool.close().await;
         key.unwrap().expose().to_owned()
     }
@@ -403,7 +409,7 @@ async fn add_tenant(pool: &PgPool, credits: i64) -> (TenantId, String) {
             .await
             .unwrap();
     }
-    let key = tenants::add_key(pool, TESTER, tenant, "test")
+    let key = tenants::add_key(pool, TESTER, tenant, &KeyTerms::named("test"))
         .await
         .unwrap();
     (tenant, key.expose().to_owned())

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use common::config::VARIABLES;
 use domain::ledger::{Account, Cause};
+use domain::permission::{KeyAccess, Permission, Role};
 use storage::verify::{INVARIANTS, guards};
 use telemetry::NAMES;
 use tests::repository;
@@ -24,6 +25,7 @@ const TABLES: &[Table] = &[
     ("docs/money.md", "causes", causes),
     ("docs/configuration.md", "variables", variables),
     ("docs/metrics.md", "metrics", metrics),
+    ("docs/permissions.md", "permissions", permissions),
     ("docs/decisions/README.md", "decisions", decisions),
 ];
 
@@ -148,6 +150,32 @@ fn causes() -> String {
             &mut text,
             &[&code(cause.as_str()), from, to, when, reference],
         );
+    }
+    text
+}
+
+/// Every permission, and who holds it.
+fn permissions() -> String {
+    let roles: Vec<&str> = Role::ALL.iter().map(|role| role.as_str()).collect();
+    let mut text = format!(
+        "| permission | {} | key |\n|---|{}---|\n",
+        roles.join(" | "),
+        "---|".repeat(roles.len())
+    );
+    for permission in Permission::ALL {
+        let holders = permission.holders();
+        let by_role = Role::ALL.iter().map(|role| match role {
+            role if holders.roles.contains(role) => "yes",
+            _ => "",
+        });
+        let by_key = match holders.keys {
+            KeyAccess::ByDefault => "yes",
+            KeyAccess::IfNamed => "if its scopes name it",
+            KeyAccess::Never => "",
+        };
+        let marks: Vec<&str> = by_role.chain([by_key]).collect();
+        let name = code(permission.as_str());
+        row(&mut text, &[&[name.as_str()], marks.as_slice()].concat());
     }
     text
 }

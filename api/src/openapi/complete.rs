@@ -6,7 +6,7 @@ use crate::idempotency;
 
 /// Links between operations: an operation, the status of its answer, the operation that can be called next, and the JSON pointer to the
 /// `id` for it in the answer.
-const LINKS: [(&str, &str, &str, &str); 15] = [
+const LINKS: [(&str, &str, &str, &str); 20] = [
     ("create_job", "202", "get_job", "/id"),
     ("create_job", "202", "cancel_job", "/id"),
     ("get_job", "200", "cancel_job", "/id"),
@@ -19,6 +19,11 @@ const LINKS: [(&str, &str, &str, &str); 15] = [
     ("list_uploads", "200", "get_upload", "/data/0/id"),
     ("create_direct_upload", "200", "complete_upload", "/id"),
     ("complete_upload", "201", "get_upload", "/id"),
+    ("create_key", "201", "get_key", "/id"),
+    ("create_key", "201", "rotate_key", "/id"),
+    ("create_key", "201", "revoke_key", "/id"),
+    ("rotate_key", "201", "get_key", "/id"),
+    ("list_keys", "200", "get_key", "/data/0/id"),
     ("list_all_jobs", "200", "get_timeline", "/data/0/job/id"),
     ("pause", "201", "resume", "/id"),
     ("list_pauses", "200", "resume", "/data/0/id"),
@@ -115,6 +120,11 @@ fn add_problems(operation: &mut Value) {
             "A header or a parameter is not usable, or the body is not JSON",
         ),
         (needs_key, "401", "The API key is missing or not valid"),
+        (
+            needs_key,
+            "403",
+            "The caller does not hold the permission that `x-permission` names",
+        ),
         (
             has_body,
             "413",

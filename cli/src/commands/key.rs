@@ -5,10 +5,15 @@ use std::path::Path;
 use clap::Subcommand;
 use common::config::Config;
 use common::people::operator::tenants;
+use domain::api_key::KeyTerms;
+use domain::clock;
 use domain::id::TenantId;
 use domain::operator::Actor;
+use domain::permission::{Permission, Permissions};
+use ipnet::IpNet;
 use sqlx::PgPool;
 use storage::database::DatabaseRole;
+use time::Duration;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
 use crate::database::with_connection;
@@ -23,6 +28,16 @@ pub enum KeyCommand {
         tenant: TenantId,
         /// The name of the key.
         name: String,
+        /// What the key may do, such as `jobs:read,jobs:write`. Without it the key may do what keys may by default, which is not
+        /// to manage keys.
+        #[arg(long, value_delimiter = ',', value_parser = scope)]
+        scopes: Vec<Permission>,
+        /// The networks that the key may be used from, such as `192.0.2.0/24`. Without it all.
+        #[arg(long, value_delimiter = ',')]
+        networks: Vec<IpNet>,
+        /// For how many days the key is valid. Without it the key does not expire.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=3650))]
+        days: Option<u16>,
         /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
@@ -45,6 +60,17 @@ pub enum KeyCommand {
     },
 }
 
+/// Parses a permission that a key can hold.
+fn scope(text: &str) -> Result<Permission, String> {
+    let grantable = Permissions::grantable_to_keys();
+    let permission = text.parse().ok();
+    let permission = permission.filter(|&permission| grantable.contain(permission));
+    permission.ok_or_else(|| {
+        let names: Vec<&str> = grantable.iter().map(Permission::as_str).collect();
+        format!("use one of {}", names.join(", "))
+    })
+}
+
 /// Runs the command and prints its result.
 ///
 /// # Errors
@@ -57,11 +83,23 @@ pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
         KeyCommand::Add {
             tenant,
             name,
+            scopes,
+            networks,
+            days,
             reason,
             database,
         } => {
             let actor = reason.actor_for(&by, NO_REASON)?;
-            let add = async |pool: &PgPool| Ok(tenants::add_key(pool, actor, tenant, &name).await?);
+            let default = KeyTerms::named(name);
+            let chosen = (!scopes.is_empty()).then(|| scopes.into_iter().collect());
+            let terms = KeyTerms {
+                scopes: chosen.or(default.scopes),
+                networks,
+                expires_at: days.map(|days| clock::now() + Duration::days(days.into())),
+                ..default
+            };
+            let add =
+                async |pool: &PgPool| Ok(tenants::add_key(pool, actor, tenant, &terms).await?);
             let key =
                 with_connection(config, database.data_folder(), DatabaseRole::Api, add).await?;
             say!("{}", key.expose())?;

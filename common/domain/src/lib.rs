@@ -2,6 +2,7 @@
 //! read a model file.
 
 pub mod allowance;
+pub mod api_key;
 pub mod artifact;
 pub mod call;
 pub mod catalog;
@@ -17,10 +18,10 @@ pub mod ledger;
 pub mod operator;
 pub mod outcome;
 pub mod ownership;
+pub mod permission;
 pub mod retention;
 pub mod storage_limit;
 pub mod stored_file;
-pub mod tenant;
 pub mod traceparent;
 pub mod upload;
 pub mod visible;

@@ -1,23 +1,28 @@
-//! Remembers for a few seconds to which tenant an API key belongs, so that not every request asks
-//! Postgres.
+//! Remembers for a few seconds what an API key allows, so that not every request asks Postgres.
 //!
-//! An entry lives at most five seconds from the moment at which Postgres was asked. A revoked key
+//! An entry lives at most five seconds from the moment at which Postgres was asked, and no longer
+//! than its key. A revoked key
 //! is forgotten at once: the transaction that revokes it sends its id to every api
 //! ([`storage::revocations`]). While this process does not listen, it would not hear of that, so it
 //! remembers nothing and asks Postgres each time. Keys that were refused are never remembered.
 //!
-//! The cache knows only the tenant of a key. Whether that tenant may submit jobs is read under the
-//! lock of its wallet.
+//! The cache knows only the key. Whether its tenant may submit jobs is read under the lock of its
+//! wallet.
+//!
+//! The cache also collects which keys were used, so that their rows are written once a minute
+//! ([`KeyCache::record_uses`]) and not with each request.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 
+use super::api_keys::MAX_KEYS;
 use super::authentication;
+use domain::api_key::{ApiKey, KeyRights};
 use domain::id::TenantId;
-use domain::tenant::ApiKey;
 use storage::database;
 use storage::revocations::Revocations;
 use telemetry::API_KEY_LOOKUPS;
@@ -33,7 +38,7 @@ const LISTEN_INTERVAL: Duration = Duration::from_millis(500);
 /// asked, or Postgres was asked because this process does not listen for revocations.
 const RESULTS: [&str; 3] = ["hit", "miss", "bypass"];
 
-/// The tenants of the keys that came with requests lately.
+/// The keys that came with requests lately.
 #[derive(Debug)]
 pub struct KeyCache(Mutex<Entries>);
 
@@ -46,14 +51,16 @@ struct Entries {
     changes: u64,
     /// The entries, by the SHA-256 of the whole key.
     by_hash: HashMap<[u8; 32], Entry>,
+    /// The ids of the keys that were used since uses were last recorded, by tenant.
+    used: HashMap<TenantId, HashSet<String>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     key_id: String,
-    tenant: TenantId,
-    /// When Postgres was asked.
-    asked_at: Instant,
+    rights: KeyRights,
+    /// Until when the entry may be used.
+    until: Instant,
 }
 
 impl Default for KeyCache {
@@ -67,15 +74,18 @@ impl Default for KeyCache {
 }
 
 impl KeyCache {
-    /// The tenant of a key, if it is remembered.
-    pub fn remembered(&self, key: &ApiKey) -> Option<TenantId> {
-        let tenant = self.entries().find(key)?;
+    /// What a key allows, if it is remembered. The key counts as used.
+    pub fn remembered(&self, key: &ApiKey) -> Option<KeyRights> {
+        let mut entries = self.entries();
+        let rights = entries.find(key)?;
+        entries.note_use(rights.tenant, key);
+        drop(entries);
         count("hit");
-        Some(tenant)
+        Some(rights)
     }
 
-    /// Returns the tenant that the key belongs to: the one that is remembered, or what Postgres
-    /// says. Returns `None` if the key is unknown, wrong or revoked.
+    /// Returns what the key allows: what is remembered, or what Postgres says. The key counts as
+    /// used. Returns `None` if the key is unknown, wrong, expired or revoked.
     ///
     /// # Errors
     /// Returns an error if Postgres fails.
@@ -83,11 +93,11 @@ impl KeyCache {
         &self,
         pool: &PgPool,
         key: &ApiKey,
-    ) -> sqlx::Result<Option<TenantId>> {
+    ) -> sqlx::Result<Option<KeyRights>> {
         // Callers limit how many requests ask at once. Another request may have asked about this
         // key while this one waited.
-        if let Some(tenant) = self.remembered(key) {
-            return Ok(Some(tenant));
+        if let Some(rights) = self.remembered(key) {
+            return Ok(Some(rights));
         }
         let (listens, changes) = {
             let entries = self.entries();
@@ -95,11 +105,33 @@ impl KeyCache {
         };
         count(if listens { "miss" } else { "bypass" });
         let asked_at = Instant::now();
-        let tenant = database::with_timeout(authentication::authenticate(pool, key)).await?;
-        if let Some(tenant) = tenant {
-            self.entries().add(key, tenant, asked_at, changes);
+        let found = database::with_timeout(authentication::authenticate(pool, key)).await?;
+        let Some((rights, lifetime)) = found else {
+            return Ok(None);
+        };
+        let until = asked_at + lifetime.map_or(LIFETIME, |lifetime| lifetime.min(LIFETIME));
+        let mut entries = self.entries();
+        entries.add(key, &rights, until, changes);
+        entries.note_use(rights.tenant, key);
+        drop(entries);
+        Ok(Some(rights))
+    }
+
+    /// Writes when keys were used, with a transaction for each tenant. A use that cannot be written
+    /// is forgotten: the next one is written a minute later.
+    pub async fn record_uses(&self, pool: &PgPool) {
+        let used = std::mem::take(&mut self.entries().used);
+        for (tenant, ids) in used {
+            let ids: Vec<String> = ids.into_iter().collect();
+            let record = async {
+                let mut transaction = database::begin_for(pool, tenant).await?;
+                storage::api_keys::record_use(&mut transaction, tenant, &ids).await?;
+                transaction.commit().await
+            };
+            if let Err(error) = database::with_timeout(record).await {
+                tracing::debug!(%error, %tenant, "The last use of API keys was not recorded");
+            }
         }
-        Ok(tenant)
     }
 
     /// Listens for revoked keys, with a connection of this pool, and forgets them. Never returns.
@@ -125,32 +157,42 @@ impl KeyCache {
 }
 
 impl Entries {
-    /// The tenant of a key, if its entry may still be used.
-    fn find(&self, key: &ApiKey) -> Option<TenantId> {
+    /// What a key allows, if its entry may still be used.
+    fn find(&self, key: &ApiKey) -> Option<KeyRights> {
         let entry = self.by_hash.get(&key.sha256())?;
-        (self.listens && entry.asked_at.elapsed() < LIFETIME).then_some(entry.tenant)
+        (self.listens && Instant::now() < entry.until).then(|| entry.rights.clone())
     }
 
-    /// Adds what Postgres said, unless something has changed since it was asked: `changes` is the
-    /// count at that moment. Adds nothing to a full cache.
-    fn add(&mut self, key: &ApiKey, tenant: TenantId, asked_at: Instant, changes: u64) {
+    /// Counts a key as used, unless too many are counted already.
+    fn note_use(&mut self, tenant: TenantId, key: &ApiKey) {
+        let has_room = self.used.len() < MAX_ENTRIES;
+        let ids = match self.used.entry(tenant) {
+            Occupied(ids) => ids.into_mut(),
+            Vacant(place) if has_room => place.insert(HashSet::new()),
+            Vacant(_) => return,
+        };
+        if !ids.contains(&key.id) && ids.len() < MAX_KEYS {
+            ids.insert(key.id.clone());
+        }
+    }
+
+    /// Adds what Postgres said, to be used until `until`, unless something has changed since it was
+    /// asked: `changes` is the count at that moment. Adds nothing to a full cache.
+    fn add(&mut self, key: &ApiKey, rights: &KeyRights, until: Instant, changes: u64) {
         if !self.listens || self.changes != changes {
             return;
         }
         if self.by_hash.len() >= MAX_ENTRIES {
-            self.by_hash
-                .retain(|_, entry| entry.asked_at.elapsed() < LIFETIME);
+            let now = Instant::now();
+            self.by_hash.retain(|_, entry| now < entry.until);
         }
         if self.by_hash.len() < MAX_ENTRIES {
-            let key_id = key.id.clone();
-            self.by_hash.insert(
-                key.sha256(),
-                Entry {
-                    key_id,
-                    tenant,
-                    asked_at,
-                },
-            );
+            let entry = Entry {
+                key_id: key.id.clone(),
+                rights: rights.clone(),
+                until,
+            };
+            self.by_hash.insert(key.sha256(), entry);
         }
     }
 
@@ -191,33 +233,52 @@ fn count(result: &str) {
 
 #[cfg(test)]
 mod tests {
+    use domain::permission::Permissions;
+
     use super::*;
+
+    fn rights(tenant: TenantId) -> KeyRights {
+        KeyRights {
+            tenant,
+            permissions: Permissions::of_keys(),
+            networks: [].into(),
+        }
+    }
+
+    impl KeyCache {
+        /// Adds a key as if Postgres had been asked now.
+        fn add(&self, key: &ApiKey, tenant: TenantId, until: Instant) {
+            let changes = self.entries().changes;
+            self.entries().add(key, &rights(tenant), until, changes);
+        }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + LIFETIME
+    }
 
     fn filled() -> (KeyCache, ApiKey, TenantId) {
         let (cache, key, tenant) = (KeyCache::default(), ApiKey::generate(), TenantId::new());
         std::mem::forget(Listening::begin(&cache));
-        let changes = cache.entries().changes;
-        cache.entries().add(&key, tenant, Instant::now(), changes);
+        cache.add(&key, tenant, soon());
         (cache, key, tenant)
     }
 
     #[test]
     fn a_key_is_remembered_until_it_is_revoked() {
         let (cache, key, tenant) = filled();
-        assert_eq!(cache.remembered(&key), Some(tenant));
+        assert_eq!(cache.remembered(&key), Some(rights(tenant)));
         assert_eq!(cache.remembered(&ApiKey::generate()), None);
         cache.entries().forget("another");
-        assert_eq!(cache.remembered(&key), Some(tenant));
+        assert_eq!(cache.remembered(&key), Some(rights(tenant)));
         cache.entries().forget(&key.id);
         assert_eq!(cache.remembered(&key), None);
     }
 
     #[test]
-    fn an_entry_lives_five_seconds_from_its_question() {
+    fn an_entry_ends() {
         let (cache, key, tenant) = filled();
-        let changes = cache.entries().changes;
-        let long_ago = Instant::now().checked_sub(LIFETIME).unwrap();
-        cache.entries().add(&key, tenant, long_ago, changes);
+        cache.add(&key, tenant, Instant::now());
         assert_eq!(cache.remembered(&key), None);
     }
 
@@ -226,7 +287,7 @@ mod tests {
         let (cache, key, tenant) = filled();
         let changes = cache.entries().changes;
         cache.entries().forget(&key.id);
-        cache.entries().add(&key, tenant, Instant::now(), changes);
+        cache.entries().add(&key, &rights(tenant), soon(), changes);
         assert_eq!(cache.remembered(&key), None);
     }
 
@@ -235,27 +296,34 @@ mod tests {
         let (cache, key, tenant) = filled();
         drop(Listening(&cache));
         assert_eq!(cache.remembered(&key), None);
-        let changes = cache.entries().changes;
-        cache.entries().add(&key, tenant, Instant::now(), changes);
+        cache.add(&key, tenant, soon());
         assert_eq!(cache.remembered(&key), None);
     }
 
     #[test]
     fn a_full_cache_adds_nothing_more() {
         let (cache, _, tenant) = filled();
-        let changes = cache.entries().changes;
         for number in 0..MAX_ENTRIES {
             let entry = Entry {
                 key_id: number.to_string(),
-                tenant,
-                asked_at: Instant::now(),
+                rights: rights(tenant),
+                until: soon(),
             };
             let mut hash = [0; 32];
             hash[..8].copy_from_slice(&number.to_be_bytes());
             cache.entries().by_hash.insert(hash, entry);
         }
         let key = ApiKey::generate();
-        cache.entries().add(&key, tenant, Instant::now(), changes);
+        cache.add(&key, tenant, soon());
         assert_eq!(cache.remembered(&key), None);
+    }
+
+    #[test]
+    fn a_used_key_is_counted_once() {
+        let (cache, key, tenant) = filled();
+        for _ in 0..3 {
+            cache.remembered(&key);
+        }
+        assert_eq!(cache.entries().used[&tenant], HashSet::from([key.id]));
     }
 }

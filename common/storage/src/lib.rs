@@ -5,6 +5,7 @@
 pub mod admissions;
 pub mod allowances;
 pub mod anchors;
+pub mod api_keys;
 pub mod artifacts;
 pub mod billing;
 pub mod calls;

@@ -1,11 +1,9 @@
-//! SQL of tenants and their API keys.
+//! SQL of tenants.
 
 use sqlx::{PgConnection, PgPool};
-use subtle::ConstantTimeEq;
 
 use crate::database::row::RowId;
 use domain::id::TenantId;
-use domain::tenant::ApiKey;
 
 /// Inserts a tenant with an empty wallet. The transaction must be for this tenant.
 ///
@@ -81,69 +79,4 @@ pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
         Ok((tenant, row_id.convert("weight", row.weight)?))
     });
     rows.collect()
-}
-
-/// Inserts an API key: its id, name and hash.
-///
-/// # Errors
-/// Returns an error if Postgres fails.
-pub async fn insert_key(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    key: &ApiKey,
-    name: &str,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "-- tenant::insert_key
-        INSERT INTO api_keys (id, tenant_id, name, sha256) VALUES ($1, $2, $3, $4)",
-        key.id,
-        tenant as TenantId,
-        name,
-        &key.sha256()[..],
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Revokes the API key with this id. Returns `false` if this tenant has no such key, or if the key
-/// was revoked before.
-///
-/// # Errors
-/// Returns an error if Postgres fails.
-pub async fn revoke_key(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    key_id: &str,
-) -> sqlx::Result<bool> {
-    let revoked = sqlx::query!(
-        "-- tenant::revoke_key
-        UPDATE api_keys SET revoked_at = clock_timestamp() WHERE tenant_id = $1 AND id = $2 AND revoked_at IS NULL",
-        tenant as TenantId,
-        key_id,
-    )
-    .execute(connection)
-    .await?;
-    Ok(revoked.rows_affected() == 1)
-}
-
-/// Finds the tenant of an API key. Returns `None` if the key is unknown, wrong or revoked. The
-/// transaction must come from [`crate::database::begin_for_key`], which makes the key's row
-/// visible.
-///
-/// # Errors
-/// Returns an error if Postgres fails.
-pub async fn of_key(connection: &mut PgConnection, key: &ApiKey) -> sqlx::Result<Option<TenantId>> {
-    let row = sqlx::query!(
-        "-- tenant::of_key
-        SELECT tenant_id, sha256 FROM api_keys WHERE id = $1 AND revoked_at IS NULL",
-        key.id
-    )
-    .fetch_optional(connection)
-    .await?;
-    // The hashes are compared in constant time, so that the time of the answer reveals nothing
-    // about the stored hash.
-    Ok(row
-        .filter(|row| bool::from(row.sha256.ct_eq(&key.sha256())))
-        .map(|row| TenantId(row.tenant_id)))
 }

@@ -177,7 +177,7 @@ pub const INVARIANTS: &[Invariant] = &[
             ")::uuid END AS job
                 FROM (SELECT tenant_id, key, status, CASE WHEN starts_with(location, '/v1/jobs/job_') THEN substr(location, 14)
                              ELSE substring(encode(body, 'escape') FROM '\"id\":\"job_([0-9a-z]+)\"') END AS shown
-                        FROM idempotency_keys WHERE NOT starts_with(coalesce(location, ''), '/v1/uploads/') OFFSET 0) answer,
+                        FROM idempotency_keys WHERE coalesce(location, '') !~ '^/v1/(uploads|keys)/' OFFSET 0) answer,
                   LATERAL (SELECT convert_to(translate(shown, '0123456789abcdefghjkmnpqrstvwxyz', '@ABCDEFGHIJKLMNOPQRSTUVWXYZ[|]^_'), 'UTF8') AS d OFFSET 0) digits) kept
               GROUP BY tenant_id, job) n ON n.job = j.id AND n.tenant_id = j.tenant_id
             WHERE j.id IS NULL OR n.admissions > 1 OR (coalesce(n.admissions, 0) = 0 AND j.created_at >= (SELECT min(created_at) FROM idempotency_keys))"

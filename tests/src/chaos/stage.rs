@@ -10,6 +10,7 @@ use common::config::{
     UnbilledLimits,
 };
 use common::people::operator::tenants;
+use domain::api_key::KeyTerms;
 use domain::clock;
 use domain::credits::Credits;
 use fakes::{Fake, Fault, Latency, Switches};
@@ -337,7 +338,7 @@ async fn tenants(config: &Config) -> anyhow::Result<Vec<String>> {
     for number in 0..TENANTS {
         let tenant = tenants::add(&pool, TESTER, &format!("tenant {number}")).await?;
         tenants::grant(&pool, TESTER, tenant, "chaos", Credits::new(CREDITS)?).await?;
-        let key = tenants::add_key(&pool, TESTER, tenant, "chaos").await?;
+        let key = tenants::add_key(&pool, TESTER, tenant, &KeyTerms::named("chaos")).await?;
         keys.push(key.expose().to_owned());
     }
     pool.close().await;

@@ -6,11 +6,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::people::operator::once::{self, OperatorRequest};
 use common::people::operator::{self, tenants};
+use domain::api_key::KeyTerms;
 use domain::clock;
 use domain::credits::Credits;
 use domain::id::JobId;
 use domain::idempotency::{self, Request};
 use domain::operator::Actor;
+use domain::permission::{Permission, Permissions};
 use domain::retention::{Purpose, Retention};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -135,7 +137,7 @@ async fn nothing_is_done_without_a_reason(pipeline: &Pipeline, pool: &PgPool, jo
         tenants::grant(pool, no_reason, tenant, "again", credits)
             .await
             .map(|_| ()),
-        tenants::add_key(pool, no_reason, tenant, "ci")
+        tenants::add_key(pool, no_reason, tenant, &KeyTerms::named("ci"))
             .await
             .map(|_| ()),
         tenants::set_retention(pool, no_reason, tenant, kept).await,
@@ -197,7 +199,11 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
     let grant = tenants::grant(&pool, act, tenant, "again", credits)
         .await
         .unwrap();
-    let key = tenants::add_key(&pool, act, tenant, "ci").await.unwrap();
+    let terms = KeyTerms {
+        scopes: Some(Permissions::from_iter([Permission::JobsRead])),
+        ..KeyTerms::named("ci")
+    };
+    let key = tenants::add_key(&pool, act, tenant, &terms).await.unwrap();
     tenants::revoke_key(&pool, act, tenant, &key.id)
         .await
         .unwrap();
@@ -236,7 +242,7 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
             ),
             (
                 "add_key",
-                &json!({"tenant": tenant, "key": key.id, "name": "ci"})
+                &json!({"tenant": tenant, "key": key.id, "name": "ci", "scopes": ["jobs:read"]})
             ),
             ("revoke_key", &json!({"tenant": tenant, "key": key.id})),
             ("retention", &json!({"tenant": tenant, "retention": kept})),

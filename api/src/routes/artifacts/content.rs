@@ -10,7 +10,7 @@ use domain::id::ArtifactId;
 
 use super::{ArtifactView, find};
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::Result;
 use crate::extract::Id;
@@ -31,7 +31,7 @@ use crate::extract::Id;
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Id(id): Id<ArtifactId>,
     base: BaseUrl,
 ) -> Result<impl IntoResponse> {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{ArtifactView, find};
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{Id, Parameters};
@@ -42,7 +42,7 @@ pub struct LinkQuery {
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Id(id): Id<ArtifactId>,
     base: BaseUrl,
     Parameters(query): Parameters<LinkQuery>,

@@ -10,7 +10,7 @@ use storage::database;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::{Code, Problem, Result};
 
 /// The credits of a tenant.
@@ -34,7 +34,10 @@ pub struct Balance {
         (status = 403, description = "This tenant is not active"),
     )
 )]
-pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Balance>> {
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Principal { tenant, .. }: Principal,
+) -> Result<Json<Balance>> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let wallet = storage::ledger::wallet(&mut transaction, tenant)

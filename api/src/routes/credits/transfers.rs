@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::Result;
 use crate::extract::Parameters;
 use crate::paging::{Limit, LineNumber, Page};
@@ -83,7 +83,7 @@ impl TransferView {
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Parameters(query): Parameters<ListTransfersQuery>,
 ) -> Result<Json<Page<TransferView>>> {
     let limit = query.limit.get();

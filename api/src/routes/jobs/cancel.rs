@@ -14,7 +14,7 @@ use domain::id::JobId;
 
 use super::{JobView, location};
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{AnyBody, Id};
 use crate::idempotency::IdempotencyKey;
@@ -44,7 +44,7 @@ use crate::idempotency::IdempotencyKey;
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Id(id): Id<JobId>,
     key: IdempotencyKey,
     AnyBody(body): AnyBody,

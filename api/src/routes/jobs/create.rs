@@ -35,7 +35,7 @@ use utoipa::ToSchema;
 
 use super::{JobView, load_view};
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{self, JsonBody};
@@ -92,7 +92,7 @@ pub struct DryRun {
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     key: IdempotencyKey,
     options: SubmitOptions,
     base: BaseUrl,

@@ -8,7 +8,7 @@ use domain::id::JobId;
 
 use super::{JobView, load_view};
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::{Problem, Result};
 use crate::extract::Id;
@@ -28,7 +28,7 @@ use crate::extract::Id;
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Id(id): Id<JobId>,
     base: BaseUrl,
 ) -> Result<Json<JobView>> {

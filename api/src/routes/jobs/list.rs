@@ -14,7 +14,7 @@ use storage::jobs::Filter;
 
 use super::{JobView, uncancelable};
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::Result;
 use crate::extract::{Parameters, refuse_nul};
@@ -59,7 +59,7 @@ pub struct ListJobsQuery {
 )]
 pub async fn handler(
     AppState(app): AppState<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     base: BaseUrl,
     Parameters(query): Parameters<ListJobsQuery>,
 ) -> Result<Json<Page<JobView>>> {

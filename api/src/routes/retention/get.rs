@@ -8,7 +8,7 @@ use domain::retention::Retention;
 use storage::database;
 
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::Result;
 
 /// Get how long files and prompts are kept
@@ -22,7 +22,7 @@ use crate::error::Result;
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
 ) -> Result<Json<Retention>> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;

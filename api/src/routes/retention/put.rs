@@ -9,7 +9,7 @@ use domain::retention::{MAX_SECONDS, Retention};
 use storage::database;
 
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::{Problem, Result};
 use crate::extract::{self, JsonBody};
 
@@ -31,7 +31,7 @@ use crate::extract::{self, JsonBody};
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Retention>> {
     let wanted: Retention = extract::json(&body)?;

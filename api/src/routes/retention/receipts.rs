@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::Result;
 use crate::extract::Parameters;
 use crate::paging::{Limit, LineNumber, Page};
@@ -88,7 +88,7 @@ impl From<DeletionReceipt> for ReceiptView {
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Parameters(query): Parameters<ListReceiptsQuery>,
 ) -> Result<Json<Page<ReceiptView>>> {
     let limit = query.limit.get();

@@ -9,7 +9,7 @@ use storage::database;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::Result;
 
 /// What a tenant stores: uploads, input images sent with jobs, and artifacts.
@@ -31,7 +31,10 @@ pub struct Storage {
     security(("key" = [])),
     responses((status = 200, description = "Bytes in use, and the limit", body = Storage))
 )]
-pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Storage>> {
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Principal { tenant, .. }: Principal,
+) -> Result<Json<Storage>> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     let stored = storage::stored_bytes::stored(&mut transaction, tenant).await?;
     Ok(Json(Storage {

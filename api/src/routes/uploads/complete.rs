@@ -14,7 +14,7 @@ use super::{
     upload_response,
 };
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{Id, Parameters};
@@ -43,7 +43,7 @@ use crate::idempotency::IdempotencyKey;
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Id(id): Id<UploadId>,
     key: IdempotencyKey,
     base: BaseUrl,

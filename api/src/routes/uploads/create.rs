@@ -14,7 +14,7 @@ use super::{
     InsertError, UploadQuery, UploadView, answered_before, insert, store, upload_response,
 };
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::Result;
 use crate::extract::{AnyBody, Parameters};
@@ -47,7 +47,7 @@ use crate::idempotency::IdempotencyKey;
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     key: IdempotencyKey,
     base: BaseUrl,
     uri: Uri,

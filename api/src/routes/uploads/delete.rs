@@ -9,7 +9,7 @@ use common::files::uploading::{self, RemoveResult};
 use domain::id::UploadId;
 
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::{Code, Problem, Result};
 use crate::extract::Id;
 
@@ -31,7 +31,7 @@ use crate::extract::Id;
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Id(id): Id<UploadId>,
 ) -> Result<StatusCode> {
     let connection = app.connection(tenant).await?;

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 
 use super::location;
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::error::{Code, Result};
 
 /// How long the URL works.
@@ -66,7 +66,7 @@ pub struct DirectLinks {
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
 ) -> Result<Json<DirectUpload>> {
     app.owner.must_be_usable().await?;
     let mut transaction = database::begin_for(&app.pool, tenant).await?;

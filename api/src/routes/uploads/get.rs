@@ -8,7 +8,7 @@ use domain::id::UploadId;
 
 use super::{UploadView, find};
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::Result;
 use crate::extract::Id;
@@ -29,7 +29,7 @@ use crate::extract::Id;
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     Id(id): Id<UploadId>,
     base: BaseUrl,
 ) -> Result<Json<UploadView>> {

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::UploadView;
 use crate::app::App;
-use crate::auth::Tenant;
+use crate::auth::Principal;
 use crate::base_url::BaseUrl;
 use crate::error::Result;
 use crate::extract::Parameters;
@@ -62,7 +62,7 @@ pub struct Uploads {
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    Principal { tenant, .. }: Principal,
     base: BaseUrl,
     Parameters(query): Parameters<ListUploadsQuery>,
 ) -> Result<Json<Uploads>> {

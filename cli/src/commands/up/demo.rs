@@ -6,10 +6,11 @@ use std::path::Path;
 use anyhow::Context;
 use common::people::authentication;
 use common::people::operator::tenants;
+use domain::api_key::{ApiKey, KeyTerms};
 use domain::credits::Credits;
 use domain::id::TenantId;
 use domain::operator::Actor;
-use domain::tenant::ApiKey;
+use domain::permission::Permissions;
 use servers::secrets;
 use sqlx::PgPool;
 use storage::database::{self, DatabaseRole};
@@ -43,7 +44,7 @@ impl Demo {
         let known = match stored {
             Some(key) => authentication::authenticate(&pool, &key)
                 .await?
-                .map(|tenant| (key, tenant)),
+                .map(|(rights, _)| (key, rights.tenant)),
             None => None,
         };
         // If the database does not know the key, the file belongs to an earlier database.
@@ -77,7 +78,12 @@ async fn create(pool: &PgPool, file: &Path) -> anyhow::Result<(ApiKey, TenantId)
     };
     let tenant = tenants::add(pool, actor, "Demo").await?;
     tenants::grant(pool, actor, tenant, "demo", Credits::new(CREDITS)?).await?;
-    let key = tenants::add_key(pool, actor, tenant, "demo").await?;
+    let terms = KeyTerms {
+        // The demo is there to try everything, also keys.
+        scopes: Some(Permissions::grantable_to_keys()),
+        ..KeyTerms::named("demo")
+    };
+    let key = tenants::add_key(pool, actor, tenant, &terms).await?;
     secrets::write(file, &format!("{}\n", key.expose()))?;
     Ok((key, tenant))
 }

@@ -8,12 +8,13 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use domain::api_key::{ApiKey, KeyTerms};
 use domain::credits::{CreditLimitError, Credits};
 use domain::id::{GrantId, JobId, TenantId};
 use domain::ledger::Transfer;
 use domain::operator::Actor;
+use domain::permission::Permission;
 use domain::retention::{Purpose, Retention};
-use domain::tenant::ApiKey;
 use storage::{database, operators};
 
 /// Why an action failed. Nothing was done, and no audit entry was written.
@@ -98,13 +99,14 @@ pub async fn add_key(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
-    name: &str,
+    terms: &KeyTerms,
 ) -> Result<ApiKey, TenantError> {
     let key = ApiKey::generate();
     let mut transaction = database::begin_for(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
-    storage::tenants::insert_key(&mut transaction, tenant, &key, name).await?;
-    let subject = json!({ "key": key.id, "name": name });
+    storage::api_keys::insert(&mut transaction, tenant, &key, terms).await?;
+    let scopes: Vec<&str> = terms.permissions().iter().map(Permission::as_str).collect();
+    let subject = json!({ "key": key.id, "name": terms.name, "scopes": scopes });
     record(&mut transaction, actor, "add_key", tenant, subject).await?;
     transaction.commit().await?;
     Ok(key)
@@ -122,7 +124,7 @@ pub async fn revoke_key(
     key_id: &str,
 ) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    if !storage::tenants::revoke_key(&mut transaction, tenant, key_id).await? {
+    if !storage::api_keys::revoke(&mut transaction, tenant, key_id).await? {
         let key_id = key_id.to_owned();
         return Err(TenantError::NoKey { tenant, key_id });
     }
