@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::error::{Code, Problem};
 
 /// The member of an operation in `/openapi.json` that names the permission.
-pub const MEMBER: &str = "x-permission";
+const MEMBER: &str = "x-permission";
 
 /// Routes whose callers need this permission.
 pub fn needs(
@@ -51,9 +51,14 @@ pub(super) fn check(parts: &Parts, held: Permissions) -> Result<(), Problem> {
     if held.contain(needed) {
         return Ok(());
     }
-    let needed = needed.as_str();
-    let detail = format!("This needs the permission `{needed}`, which you do not hold.");
-    Err(Problem::new(Code::Forbidden, detail).with("permission", needed))
+    let name = needed.as_str();
+    let detail = format!("This needs the permission `{name}`, which you do not hold.");
+    Err(forbidden(needed, detail))
+}
+
+/// Makes a problem of [`Code::Forbidden`], which names the permission that is missing.
+pub fn forbidden(missing: Permission, detail: String) -> Problem {
+    Problem::new(Code::Forbidden, detail).with("permission", missing.as_str())
 }
 
 #[cfg(test)]

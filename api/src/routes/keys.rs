@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::auth::Principal;
+use crate::auth::permission::forbidden;
 use crate::error::{Code, Problem, Result};
 use crate::idempotency::IdempotencyKey;
 
@@ -105,14 +106,12 @@ fn with_secret(answer: Answer, secret: &ApiKey) -> Result<Answer> {
 
 /// Checks that a key would hold no more than its maker, who could otherwise gain permissions.
 fn must_hold(principal: &Principal, scopes: Permissions) -> Result<()> {
-    let missing = scopes
-        .iter()
-        .find(|&scope| !principal.permissions.contain(scope));
-    let Some(missing) = missing.map(Permission::as_str) else {
+    let Some(missing) = scopes.first_missing_in(principal.permissions) else {
         return Ok(());
     };
-    let detail = format!("A key can hold only what you hold, and you do not hold `{missing}`.");
-    Err(Problem::new(Code::Forbidden, detail).with("permission", missing))
+    let name = missing.as_str();
+    let detail = format!("A key can hold only what you hold, and you do not hold `{name}`.");
+    Err(forbidden(missing, detail))
 }
 
 fn no_such_key(id: &str) -> Problem {

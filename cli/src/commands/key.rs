@@ -9,7 +9,7 @@ use domain::api_key::KeyTerms;
 use domain::clock;
 use domain::id::TenantId;
 use domain::operator::Actor;
-use domain::permission::{Permission, Permissions};
+use domain::permission::Permission;
 use ipnet::IpNet;
 use sqlx::PgPool;
 use storage::database::DatabaseRole;
@@ -30,7 +30,7 @@ pub enum KeyCommand {
         name: String,
         /// What the key may do, such as `jobs:read,jobs:write`. Without it the key may do what keys may by default, which is not
         /// to manage keys.
-        #[arg(long, value_delimiter = ',', value_parser = scope)]
+        #[arg(long, value_delimiter = ',', value_parser = Permission::parse_scope)]
         scopes: Vec<Permission>,
         /// The networks that the key may be used from, such as `192.0.2.0/24`. Without it all.
         #[arg(long, value_delimiter = ',')]
@@ -58,17 +58,6 @@ pub enum KeyCommand {
         #[command(flatten)]
         database: DatabaseArgs,
     },
-}
-
-/// Parses a permission that a key can hold.
-fn scope(text: &str) -> Result<Permission, String> {
-    let grantable = Permissions::grantable_to_keys();
-    let permission = text.parse().ok();
-    let permission = permission.filter(|&permission| grantable.contain(permission));
-    permission.ok_or_else(|| {
-        let names: Vec<&str> = grantable.iter().map(Permission::as_str).collect();
-        format!("use one of {}", names.join(", "))
-    })
 }
 
 /// Runs the command and prints its result.

@@ -166,9 +166,14 @@ impl ApiKey {
 impl KeyTerms {
     /// The terms of a key that holds what keys hold by default, everywhere and forever.
     pub fn named(name: impl Into<String>) -> Self {
+        Self::with_scopes(name, Permissions::of_keys())
+    }
+
+    /// The terms of a key that holds these permissions, everywhere and forever.
+    pub fn with_scopes(name: impl Into<String>, scopes: Permissions) -> Self {
         Self {
             name: name.into(),
-            scopes: Some(Permissions::of_keys()),
+            scopes: Some(scopes),
             networks: Vec::new(),
             expires_at: None,
         }

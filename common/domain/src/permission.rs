@@ -73,6 +73,11 @@ pub enum Role {
     Auditor,
 }
 
+/// The text names no permission that an API key can hold.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("use one of {}", scope_names())]
+pub struct NoScope;
+
 /// Whether API keys hold a permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyAccess {
@@ -118,6 +123,17 @@ impl Permission {
             Self::OperationsWrite | Self::OperationsMoney => (&[Operator], Never),
         };
         Holders { roles, keys }
+    }
+
+    /// Parses a scope: the name of a permission that an API key can hold.
+    ///
+    /// # Errors
+    /// Returns [`NoScope`], which lists all scopes, if there is no such permission, or if no key can
+    /// hold it.
+    pub fn parse_scope(name: &str) -> Result<Self, NoScope> {
+        let permission = name.parse().map_err(|_| NoScope)?;
+        let is_grantable = Permissions::grantable_to_keys().contain(permission);
+        is_grantable.then_some(permission).ok_or(NoScope)
     }
 
     /// The bit of this permission in a set.
@@ -167,9 +183,9 @@ impl Permissions {
         all.filter(move |&permission| self.contain(permission))
     }
 
-    /// Whether everything in the other set is in this one, too.
-    pub fn include(self, other: Self) -> bool {
-        self.and(other) == other
+    /// The first permission of the set that the other set lacks.
+    pub fn first_missing_in(self, other: Self) -> Option<Permission> {
+        self.iter().find(|&permission| !other.contain(permission))
     }
 
     /// Whether the set contains this permission.
@@ -197,6 +213,15 @@ impl FromIterator<Permission> for Permissions {
     }
 }
 
+/// The names of everything that a key can hold, for messages.
+pub fn scope_names() -> String {
+    let scopes = Permissions::grantable_to_keys().iter();
+    scopes
+        .map(Permission::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,9 +244,12 @@ mod tests {
         let owner = Permissions::of_role(Role::Owner);
         for &role in Role::ALL.iter().filter(|role| !role.is_of_installation()) {
             let held = Permissions::of_role(role);
-            assert!(owner.include(held), "{role:?}");
+            assert_eq!(held.first_missing_in(owner), None, "{role:?}");
         }
-        assert!(owner.include(Permissions::grantable_to_keys()));
+        assert_eq!(
+            Permissions::grantable_to_keys().first_missing_in(owner),
+            None
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
-use time::OffsetDateTime;
 
 use crate::admission::{self, AdmissionError};
 use domain::api_key::{ApiKey, KeyRecord, KeyTerms};
@@ -145,8 +144,7 @@ async fn insert(
     if usize::try_from(active).is_ok_and(|active| active >= MAX_KEYS) {
         return Err(KeyError::TooMany);
     }
-    let created_at: OffsetDateTime =
-        storage::api_keys::insert(transaction, tenant, key, &terms).await?;
+    let created_at = storage::api_keys::insert(transaction, tenant, key, &terms).await?;
     Ok(KeyRecord {
         id: key.id.clone(),
         terms,

@@ -23,10 +23,7 @@ async fn with_manager() -> (Pipeline, String) {
         ..Options::default()
     })
     .await;
-    let terms = KeyTerms {
-        scopes: Some(Permissions::grantable_to_keys()),
-        ..KeyTerms::named("manager")
-    };
+    let terms = KeyTerms::with_scopes("manager", Permissions::grantable_to_keys());
     let key = pipeline.add_key_with(pipeline.tenant, &terms).await;
     (pipeline, key)
 }

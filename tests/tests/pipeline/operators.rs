@@ -199,10 +199,7 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
     let grant = tenants::grant(&pool, act, tenant, "again", credits)
         .await
         .unwrap();
-    let terms = KeyTerms {
-        scopes: Some(Permissions::from_iter([Permission::JobsRead])),
-        ..KeyTerms::named("ci")
-    };
+    let terms = KeyTerms::with_scopes("ci", Permissions::from_iter([Permission::JobsRead]));
     let key = tenants::add_key(&pool, act, tenant, &terms).await.unwrap();
     tenants::revoke_key(&pool, act, tenant, &key.id)
         .await

@@ -1,6 +1,9 @@
 //! Attacks on every route, generated from `/openapi.json`: without credentials, with keys that are wrong, revoked or expired, with
 //! keys that do not hold the permission, and with ids of another tenant.
-#![expect(clippy::print_stdout, reason = "how many attacks were tried is a figure")]
+#![expect(
+    clippy::print_stdout,
+    reason = "how many attacks were tried is a figure"
+)]
 
 use std::collections::BTreeMap;
 
@@ -173,10 +176,7 @@ async fn a_key_opens_only_the_routes_of_its_scopes() {
     let operations = operations(&pipeline).await;
     let (mut allowed, mut refused) = (0, 0);
     for scope in Permissions::grantable_to_keys().iter() {
-        let terms = KeyTerms {
-            scopes: Some(Permissions::from_iter([scope])),
-            ..KeyTerms::named(scope.as_str())
-        };
+        let terms = KeyTerms::with_scopes(scope.as_str(), Permissions::from_iter([scope]));
         let key = bearer(&pipeline.add_key_with(pipeline.tenant, &terms).await);
         for operation in operations
             .iter()
@@ -209,10 +209,7 @@ async fn a_foreign_id_answers_like_an_unknown_id() {
     let photo = include_bytes!("../../../samples/product.jpg").to_vec();
     let upload = pipeline.request(Method::POST, "/v1/uploads").body(photo);
     let upload: Value = upload.send().await.unwrap().json().await.unwrap();
-    let everything = KeyTerms {
-        scopes: Some(Permissions::grantable_to_keys()),
-        ..KeyTerms::named("everything")
-    };
+    let everything = KeyTerms::with_scopes("everything", Permissions::grantable_to_keys());
     let key = pipeline.add_key_with(pipeline.tenant, &everything).await;
     let key_id = ApiKey::parse(&key).unwrap().id;
     // By the noun of the path: an id of the first tenant, and one that nobody has.

@@ -9,7 +9,7 @@ use common::people::api_keys;
 use domain::api_key::KeyTerms;
 use domain::clock;
 use domain::generation::Violation;
-use domain::permission::{Permission, Permissions};
+use domain::permission::{Permission, Permissions, scope_names};
 use domain::visible;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use super::{KeyView, kept_answer, key_response, must_hold};
 use crate::app::App;
 use crate::auth::Principal;
-use crate::error::{Problem, Result};
+use crate::error::{Problem, Result, sentence};
 use crate::extract::{self, JsonBody};
 use crate::idempotency::IdempotencyKey;
 
@@ -138,20 +138,14 @@ impl CreateKey {
 }
 
 fn parse_scopes(names: &[String], violations: &mut Vec<Violation>) -> Permissions {
-    let grantable = Permissions::grantable_to_keys();
-    let known = || grantable.iter().map(Permission::as_str).collect::<Vec<_>>();
     if names.is_empty() {
-        let detail = format!("Name one or more of {}.", known().join(", "));
+        let detail = format!("Name one or more of {}.", scope_names());
         violations.push(Violation::new("/scopes", detail));
     }
     let mut scope = |(index, name): (usize, &String)| {
-        let permission = name.parse().ok();
-        let permission = permission.filter(|&permission| grantable.contain(permission));
-        if permission.is_none() {
-            let detail = format!("Use one of {}.", known().join(", "));
-            violations.push(Violation::new(format!("/scopes/{index}"), detail));
-        }
-        permission
+        let unknown = |error| Violation::new(format!("/scopes/{index}"), sentence(&error));
+        let scope = Permission::parse_scope(name).map_err(unknown);
+        scope.map_err(|violation| violations.push(violation)).ok()
     };
     names.iter().enumerate().filter_map(&mut scope).collect()
 }

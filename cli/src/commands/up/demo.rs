@@ -78,11 +78,8 @@ async fn create(pool: &PgPool, file: &Path) -> anyhow::Result<(ApiKey, TenantId)
     };
     let tenant = tenants::add(pool, actor, "Demo").await?;
     tenants::grant(pool, actor, tenant, "demo", Credits::new(CREDITS)?).await?;
-    let terms = KeyTerms {
-        // The demo is there to try everything, also keys.
-        scopes: Some(Permissions::grantable_to_keys()),
-        ..KeyTerms::named("demo")
-    };
+    // The demo is there to try everything, also keys.
+    let terms = KeyTerms::with_scopes("demo", Permissions::grantable_to_keys());
     let key = tenants::add_key(pool, actor, tenant, &terms).await?;
     secrets::write(file, &format!("{}\n", key.expose()))?;
     Ok((key, tenant))
